@@ -1,0 +1,258 @@
+"""The one spec of the pipeline: every model's tensors, the limits, the words for places.
+
+`config.pbtxt` files are generated from `MODELS` and `ENSEMBLES` (`ensemble/configs.py`) and a test keeps them equal.
+Upper-case tensors are public (the contract, version 1); lower-case ones are internal and may change.
+
+Shape letters used below: H, W original picture; S side of SAM's square input; G side of SAM's grid; M side of
+`low_res_masks` (4 G); V side of the vision encoder's input; T picture tokens of LISA; C their width; P patches of the
+expert, D their width (all stages side by side); K `[SEG]` slots of one request; E width of a `[SEG]` embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SCHEMA = "sightline/1"
+DEFAULT_PROMPT = "Is there any anomaly in the image? If so, where is it and what is it?"
+LOCATIONS = (
+    "top left", "top", "top right",
+    "left", "center", "right",
+    "bottom left", "bottom", "bottom right",
+)  # fmt: skip
+
+MAX_PICTURE_BYTES = 64 * 2**20
+MAX_PICTURE_PIXELS = 100_000_000
+MAX_PROMPT_CHARACTERS = 2000
+MAX_HISTORY_TURNS = 32
+MAX_REFERENCES = 16
+MAX_ENROLMENT = 500
+MAX_TOKENS_LIMIT = 512
+DEFAULT_MAX_TOKENS = 96
+HEATMAP_SIDE = 256
+PART_SIDE = 2048  # the longest side of `part_pixels`: beyond it no vision encoder sees a difference
+IN_FLIGHT_LIMIT = 64  # requests admitted at a time; the next one is told "queue full" by the first step
+PRODUCT_NAME = r"[a-z0-9_-]{1,64}"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named input or output. `dims` are Triton's, without the batch dimension where the model batches."""
+
+    name: str
+    dtype: str  # Triton's, without TYPE_: STRING, UINT8, INT32, INT64, FP32
+    dims: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    """One step. `engine` steps are TensorRT plans in production and Python on ONNX Runtime under configs/cpu.pbtxt."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    max_batch_size: int = 0
+    engine: bool = False
+    decoupled: bool = False
+    gpu: bool = False  # its Python code wants the GPU in production
+    max_queue_size: int = 0  # 0: unbounded
+    real_dims: dict[str, tuple[int, ...]] = field(default_factory=dict)  # exact dims of the released checkpoints' engine
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step inside an ensemble: tensor names of the model -> names of the ensemble, only where they differ or are chosen."""
+
+    model: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    steps: tuple[Step, ...]
+
+
+def optional(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.name, tensor.dtype, tensor.dims, optional=True)
+
+
+def clock(step: str) -> Tensor:
+    """[1, 2] start and end of a Python step, nanoseconds of CLOCK_MONOTONIC (one clock for all processes of a host)."""
+    return Tensor(f"{step}_clock", "INT64", (1, 2))
+
+
+# --- public tensors -------------------------------------------------------------------------------------------------
+IMAGE = Tensor("IMAGE", "STRING", (1,))
+PROMPT = Tensor("PROMPT", "STRING", (1,), optional=True)
+BOX = Tensor("BOX", "FP32", (4,), optional=True)
+POINTS = Tensor("POINTS", "FP32", (-1, 3), optional=True)
+PRODUCT = Tensor("PRODUCT", "STRING", (1,), optional=True)
+REFERENCE = Tensor("REFERENCE", "STRING", (-1,), optional=True)
+EXPERT = Tensor("EXPERT", "STRING", (1,), optional=True)
+HISTORY = Tensor("HISTORY", "STRING", (1,), optional=True)
+MAX_TOKENS = Tensor("MAX_TOKENS", "INT32", (1,), optional=True)
+REQUEST = (IMAGE, PROMPT, BOX, PRODUCT, REFERENCE, EXPERT, HISTORY, MAX_TOKENS)
+
+REPORT = Tensor("REPORT", "STRING", (1,))
+TEXT = Tensor("TEXT", "STRING", (1,))
+SCORE = Tensor("SCORE", "FP32", (1,))
+MASK = Tensor("MASK", "UINT8", (-1, -1))
+HEATMAP = Tensor("HEATMAP", "UINT8", (-1, -1))
+IOU = Tensor("IOU", "FP32", (1,))
+CUTOUT = Tensor("CUTOUT", "STRING", (1,))
+ANSWER = (REPORT, TEXT, SCORE, MASK, HEATMAP)
+
+# --- internal tensors, as a max_batch_size 0 model sees them ----------------------------------------------------------
+TICKET = Tensor("ticket", "INT64", (2,))  # row of the ledger (-1: none) and deadline in CLOCK_MONOTONIC ns (0: none)
+RELEASE = Tensor("release", "INT64", (2,), optional=True)  # a ticket to hand back when the step has answered
+SAM_PIXELS = Tensor("sam_pixels", "UINT8", (1, 3, -1, -1))  # resized (PIL bilinear), zero-padded right and bottom to S x S
+RESIZED_SIZE = Tensor("resized_size", "INT32", (1, 2))  # height, width inside sam_pixels; beyond them is padding
+ORIGINAL_SIZE = Tensor("original_size", "INT32", (2,))  # H, W
+PART_BOX = Tensor("part_box", "FP32", (-1, 4))  # [1, 4] BOX clipped to the picture, or [0, 4] where none was given
+POINT_COORDS = Tensor("point_coords", "FP32", (1, -1, 2))  # x, y in the frame of sam_pixels
+POINT_LABELS = Tensor("point_labels", "FP32", (1, -1))  # 1 fore-, 0 background, 2 and 3 box corners, -1 padding
+PART_PIXELS = Tensor("part_pixels", "UINT8", (-1, -1, 3))  # RGB, cropped to the box, longest side at most PART_SIDE
+PIXELS = Tensor("pixels", "UINT8", (-1, -1, 3))  # RGB, cropped to the box, every pixel
+IMAGE_EMBEDDING = Tensor("image_embedding", "FP32", (1, -1, -1, -1))  # [1, 256, G, G]
+PART_MASKS = Tensor("part_masks", "FP32", (1, 1, -1, -1))  # SAM's low_res_masks of the part, logits [1, 1, M, M]
+PART_IOUS = Tensor("part_ious", "FP32", (1, 1))
+VISION_PIXELS = Tensor("vision_pixels", "UINT8", (1, 3, -1, -1))  # [1, 3, V, V]
+IMAGE_FEATURES = Tensor("image_features", "FP32", (1, -1, -1))  # [1, T, C]
+PATCH_FEATURES = Tensor("patch_features", "FP32", (1, -1, -1))  # [1, P, D], each stage's part of unit length
+QUESTION = Tensor("question", "STRING", (1,))  # exactly what LISA is asked
+EXPERTS = Tensor("experts", "STRING", (1,))  # JSON list, as in the report
+ANSWER_TEXT = Tensor("answer", "STRING", (1,))  # UTF-8, without [SEG]
+SEG_EMBEDDINGS = Tensor("seg_embeddings", "FP32", (1, -1, -1))  # [1, K, E]; unused slots are zero rows
+SEG_COUNT = Tensor("seg_count", "INT32", (1,))
+SEG_PROBABILITY = Tensor("seg_probability", "FP32", (1,))  # of opening with [SEG]; -1 where the checkpoint has no verdict
+TOKENS = Tensor("tokens", "INT32", (1,))
+DEFECT_MASKS = Tensor("defect_masks", "FP32", (1, -1, -1, -1))  # LISA's low_res_masks, logits [1, K, M, M]
+DEFECT_IOUS = Tensor("defect_ious", "FP32", (1, -1))
+MASK_NS = Tensor("mask_ns", "INT64", (1,), optional=True)  # when the masks left in an earlier response of a stream
+STATUS = Tensor("status", "STRING", (1,))  # of the engine: empty, or one line `CODE: message`
+STREAM = Tensor("stream", "INT32", (1,), optional=True)  # 1: a response per piece of text
+
+CLOCKS = tuple(
+    clock(step)
+    for step in ("decode", "sam_encoder", "sam_decoder", "cutout", "vision_encoder", "expert", "lisa", "lisa_decoder")
+)
+ENGINES_WITH_CLOCK = ("sam_encoder", "sam_decoder", "vision_encoder", "lisa_decoder")  # only where they run as Python
+
+
+def batched(tensor: Tensor, name: str | None = None, dims: tuple[int, ...] | None = None) -> Tensor:
+    """The same tensor as a batching model declares it: without its leading 1."""
+    return Tensor(name or tensor.name, tensor.dtype, dims or tensor.dims[1:], tensor.optional)
+
+
+LOW_RES_MASKS = Tensor("low_res_masks", "FP32", (-1, -1, -1))
+IOU_PREDICTIONS = Tensor("iou_predictions", "FP32", (-1,))
+
+MODELS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        Model(
+            "decode",
+            inputs=(*REQUEST, POINTS),
+            outputs=(TICKET, SAM_PIXELS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX, POINT_COORDS, POINT_LABELS, PART_PIXELS, PIXELS, clock("decode")),
+            max_queue_size=256,
+        ),
+        Model(
+            "sam_encoder",
+            inputs=(batched(SAM_PIXELS), batched(RESIZED_SIZE)),
+            outputs=(batched(IMAGE_EMBEDDING),),
+            max_batch_size=8,
+            engine=True,
+            real_dims={"sam_pixels": (3, 1024, 1024), "image_embedding": (256, 64, 64)},
+        ),
+        Model(
+            "sam_decoder",
+            inputs=(batched(IMAGE_EMBEDDING), batched(POINT_COORDS), batched(POINT_LABELS)),
+            outputs=(Tensor("low_res_masks", "FP32", (1, -1, -1)), Tensor("iou_predictions", "FP32", (1,))),
+            max_batch_size=8,
+            engine=True,
+            real_dims={"image_embedding": (256, 64, 64), "low_res_masks": (1, 256, 256)},
+        ),
+        Model(
+            "cutout",
+            inputs=(optional(PART_PIXELS), optional(PIXELS), PART_MASKS, PART_IOUS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX, RELEASE),
+            outputs=(VISION_PIXELS, MASK, IOU, CUTOUT, clock("cutout")),
+        ),
+        Model(
+            "vision_encoder",
+            inputs=(batched(VISION_PIXELS),),
+            outputs=(batched(IMAGE_FEATURES), batched(PATCH_FEATURES)),
+            max_batch_size=8,
+            engine=True,
+            real_dims={"vision_pixels": (3, 224, 224), "image_features": (256, 1024), "patch_features": (256, 4096)},
+        ),
+        Model(
+            "expert",
+            inputs=(PATCH_FEATURES, ORIGINAL_SIZE, PART_BOX, PROMPT, BOX, PRODUCT, REFERENCE, EXPERT, HISTORY),
+            outputs=(QUESTION, EXPERTS, HEATMAP, clock("expert")),
+        ),
+        Model(
+            "lisa",
+            inputs=(IMAGE_FEATURES, QUESTION, HISTORY, MAX_TOKENS, TICKET),
+            outputs=(ANSWER_TEXT, SEG_EMBEDDINGS, SEG_COUNT, SEG_PROBABILITY, TOKENS, clock("lisa")),
+        ),
+        Model(
+            "lisa_engine",
+            inputs=(IMAGE_FEATURES, QUESTION, HISTORY, MAX_TOKENS, TICKET, STREAM),
+            outputs=(ANSWER_TEXT, SEG_EMBEDDINGS, SEG_COUNT, SEG_PROBABILITY, TOKENS, STATUS, clock("lisa")),
+            decoupled=True,
+            gpu=True,
+        ),
+        Model(
+            "lisa_decoder",
+            inputs=(batched(IMAGE_EMBEDDING), batched(SEG_EMBEDDINGS)),
+            outputs=(LOW_RES_MASKS, IOU_PREDICTIONS),
+            max_batch_size=8,
+            engine=True,
+            real_dims={"image_embedding": (256, 64, 64), "seg_embeddings": (-1, 256), "low_res_masks": (-1, 256, 256)},
+        ),
+        Model(
+            "report",
+            inputs=(
+                ANSWER_TEXT, SEG_COUNT, SEG_PROBABILITY, TOKENS, DEFECT_MASKS, DEFECT_IOUS, QUESTION, EXPERTS,
+                PART_MASKS, PART_IOUS, ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, *map(optional, CLOCKS), MASK_NS, RELEASE,
+            ),
+            outputs=(REPORT, TEXT, SCORE, MASK),
+        ),
+        Model("inspect_stream", inputs=REQUEST, outputs=ANSWER, decoupled=True),
+        Model(
+            "products",
+            inputs=(
+                Tensor("ACTION", "STRING", (1,)), Tensor("NAME", "STRING", (1,), optional=True),
+                Tensor("IMAGES", "STRING", (-1,), optional=True), Tensor("DESCRIPTION", "STRING", (1,), optional=True), PROMPT, BOX,
+            ),
+            outputs=(REPORT,),
+        ),
+    )
+}  # fmt: skip
+
+
+def step(model: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None, only: tuple[str, ...] | None = None) -> Step:
+    """A step whose tensors keep their names but for those renamed; `only` selects the outputs that are mapped."""
+    spec = MODELS[model]
+    chosen = [t.name for t in spec.outputs if only is None or t.name in only]
+    if model in ENGINES_WITH_CLOCK:
+        chosen.append(f"{model}_clock")  # dropped by the generator where the step is an engine
+    return Step(
+        model,
+        {t.name: (inputs or {}).get(t.name, t.name) for t in spec.inputs},
+        {name: (outputs or {}).get(name, name) for name in chosen},
+    )
+
+
+PREPARED = (
+    TICKET, IMAGE_EMBEDDING, IMAGE_FEATURES, PART_MASKS, PART_IOUS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX,
+    QUESTION, EXPERTS, HEATMAP, *(c for c in CLOCKS if not c.name.startswith("lisa")),
+)  # fmt: skip
+"""What `prepare` hands on to LISA and to `finish`."""
+
+PART = {"low_res_masks": "part_masks", "iou_predictions": "part_ious"}
+DEFECTS = {"low_res_masks": "defect_masks", "iou_predictions": "defect_ious"}
