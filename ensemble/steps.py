@@ -1,0 +1,135 @@
+"""What the thin `model.py` files share: reading inputs, answering, failing, calling another model.
+
+Nothing ever leaves `execute()` as an exception: Triton would fail the whole batch and show the trace to clients.
+`triton_python_backend_utils` exists only inside a stub (and there `TritonError` only after the import of `model.py`),
+so it is imported inside functions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from . import ledger
+from .errors import CANCELLED, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, from_message, invalid
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def backend() -> ModuleType:
+    import triton_python_backend_utils as pb_utils
+
+    return pb_utils
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+def array(request: Any, name: str) -> np.ndarray | None:
+    """An input as an array (a view on the request's memory), or None where it is not given."""
+    tensor = backend().get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def arrays(request: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Those of the named inputs that are given, copied: they outlive `execute()`."""
+    found = ((name, array(request, name)) for name in names)
+    return {name: value.copy() for name, value in found if value is not None}
+
+
+def as_bytes(value: np.ndarray | None) -> bytes | None:
+    """The one element of a BYTES tensor."""
+    if value is None:
+        return None
+    item = value.reshape(-1)[0]
+    return item if isinstance(item, bytes) else str(item).encode()
+
+
+def as_text(value: np.ndarray | None, name: str) -> str | None:
+    """The one element of a BYTES tensor as text; RequestError where it is not UTF-8."""
+    content = as_bytes(value)
+    try:
+        return None if content is None else content.decode()
+    except UnicodeDecodeError:
+        raise invalid(name, "expected UTF-8 text") from None
+
+
+def string(text: str | bytes) -> np.ndarray:
+    """A BYTES tensor of one element."""
+    return np.array([text.encode() if isinstance(text, str) else text], dtype=np.object_)
+
+
+def clock(start_ns: int) -> np.ndarray:
+    """int64 [1, 2]: a step's start and its end, now."""
+    return np.array([[start_ns, time.monotonic_ns()]], dtype=np.int64)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+def response(outputs: Arrays, wanted: Iterable[str] | None = None) -> Any:
+    """An InferenceResponse of the outputs that are wanted."""
+    pb_utils = backend()
+    chosen = outputs.keys() if wanted is None else [name for name in outputs if name in set(wanted)]
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in chosen])
+
+
+def triton_error(error: BaseException, step: str) -> Any:
+    """A TritonError: a RequestError's code and line, anything else as INTERNAL with the step's name."""
+    pb_utils = backend()
+    if not isinstance(error, RequestError):
+        pb_utils.Logger.log_error(f"{step}: {type(error).__name__}: {error}")
+        error = broken(step, error)
+    kinds = pb_utils.TritonError
+    code = {INVALID_ARGUMENT: kinds.INVALID_ARG, NOT_FOUND: kinds.NOT_FOUND, UNAVAILABLE: kinds.UNAVAILABLE, CANCELLED: kinds.CANCELLED}
+    return kinds(str(error), code.get(error.code, kinds.INTERNAL))
+
+
+def failure(error: BaseException, step: str) -> Any:
+    """An InferenceResponse that fails."""
+    return backend().InferenceResponse(error=triton_error(error, step))
+
+
+def answer_each(requests: list[Any], answer: Callable[[Any], Arrays], step: str, ticket: str | None = None) -> list[Any]:
+    """One response for each request, whatever happens: one request's error never changes another's answer.
+
+    Args:
+        answer: request -> output arrays by name (those not requested are dropped).
+        ticket: the input whose row of the ledger is given back where a request fails.
+    """
+    return [_answer(request, answer, step, ticket) for request in requests]
+
+
+def _answer(request: Any, answer: Callable[[Any], Arrays], step: str, ticket: str | None) -> Any:
+    try:
+        return response(answer(request), request.requested_output_names())
+    except Exception as error:
+        if ticket is not None:
+            ledger.release(ledger.as_ticket(array(request, ticket)))
+        return failure(error, step)
+
+
+# --- calling another model --------------------------------------------------------------------------------------------
+def inference_request(model: str, inputs: Arrays, outputs: Iterable[str], request_id: str = "", timeout_us: int = 0) -> Any:
+    """A BLS request; id and timeout are lost unless copied. Answers come in host memory, whatever runs the model."""
+    pb_utils = backend()
+    return pb_utils.InferenceRequest(
+        model_name=model,
+        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
+        requested_output_names=list(outputs),
+        request_id=request_id,
+        timeout=timeout_us,
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    )
+
+
+def outputs_of(answer: Any, model: str) -> dict[str, np.ndarray]:
+    """The outputs of a BLS response, copied; its error as this request's own, with the code it lost."""
+    if answer.has_error():
+        raise from_message(answer.error().message(), model)
+    return {tensor.name(): tensor.as_numpy().copy() for tensor in answer.output_tensors()}
+
+
+def call(model: str, inputs: Arrays, outputs: Iterable[str], request_id: str = "", timeout_us: int = 0) -> dict[str, np.ndarray]:
+    """Run another model of this server and wait. RequestError where it fails."""
+    return outputs_of(inference_request(model, inputs, outputs, request_id, timeout_us).exec(), model)
