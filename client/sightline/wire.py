@@ -1,0 +1,189 @@
+"""Requests and answers of the contract as Triton's protobuf messages; no network here, so both clients share it."""
+
+from __future__ import annotations
+
+import json
+import struct
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import grpc
+import numpy as np
+from tritonclient.grpc import InferResult, service_pb2
+
+from .errors import InvalidInput, ServerFault, from_status
+from .pictures import Picture, encode
+from .report import Complete, Event, Piece, Report, Segment, Verdict, parse
+
+INT32_MAX = 2**31 - 1
+METADATA = (("triton_grpc_error", "true"),)  # without it an error inside a stream has no status
+CHANNEL = (
+    ("grpc.max_send_message_length", INT32_MAX),
+    ("grpc.max_receive_message_length", INT32_MAX),
+    ("grpc.lb_policy_name", "round_robin"),  # replicas behind one headless name share the load
+)
+ANSWER = ("REPORT", "HEATMAP")  # the mask is in the report as runs: a full one would be a byte for each pixel
+
+
+class Options(TypedDict, total=False):
+    """What an inspection may be told beside the picture; None is the same as leaving it out.
+
+    prompt: the question, at most 2,000 characters. product: name of an enrolled product. box: x_min, y_min, x_max, y_max of
+    the part in pixels; only that is inspected. reference: 1 to 16 pictures of normal parts. expert: a hint of your own.
+    history: earlier turns, {"role": "user" | "assistant", "content": text}, oldest first, at most 32. max_tokens: 1 to 512.
+    """
+
+    prompt: str | None
+    product: str | None
+    box: Sequence[float] | None
+    reference: Sequence[Picture] | None
+    expert: str | None
+    history: Sequence[Mapping[str, str]] | None
+    max_tokens: int | None
+
+
+class Tensors(dict[str, tuple[str, list[int], bytes]]):
+    """Inputs by name: Triton's data type, shape and raw little-endian content."""
+
+    def text(self, name: str, *values: str | bytes) -> None:
+        data = [value.encode() if isinstance(value, str) else value for value in values]
+        self[name] = ("BYTES", [len(data)], b"".join(struct.pack("<I", len(item)) + item for item in data))
+
+    def array(self, name: str, dtype: str, values: Any) -> None:
+        try:
+            array = np.asarray(values, {"FP32": "<f4", "INT32": "<i4"}[dtype])
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InvalidInput(f"{name}: expected numbers, got {values!r}", "INVALID_ARGUMENT") from error
+        self[name] = (dtype, list(array.shape), array.tobytes())
+
+
+def inspection(
+    image: Picture,
+    prompt: str | None = None,
+    product: str | None = None,
+    box: Sequence[float] | None = None,
+    reference: Sequence[Picture] | None = None,
+    expert: str | None = None,
+    history: Sequence[Mapping[str, str]] | None = None,
+    max_tokens: int | None = None,
+) -> Tensors:
+    """Inputs of `inspect` and `inspect_stream`; the optional ones only where given."""
+    tensors = Tensors()
+    tensors.text("IMAGE", encode(image))
+    for name, value in (("PROMPT", prompt), ("PRODUCT", product), ("EXPERT", expert)):
+        if value is not None:
+            tensors.text(name, value)
+    if box is not None:
+        tensors.array("BOX", "FP32", box)
+    if reference is not None:
+        tensors.text("REFERENCE", *(encode(picture, "REFERENCE") for picture in reference))
+    if history is not None:
+        tensors.text("HISTORY", json.dumps([dict(turn) for turn in history], ensure_ascii=False))
+    if max_tokens is not None:
+        tensors.array("MAX_TOKENS", "INT32", [max_tokens])
+    return tensors
+
+
+def segmentation(image: Picture, box: Sequence[float] | None, points: Sequence[Sequence[float]] | None) -> Tensors:
+    """Inputs of `segment`; `points` are rows of x, y, label (1 fore-, 0 background)."""
+    tensors = Tensors()
+    tensors.text("IMAGE", encode(image))
+    if box is not None:
+        tensors.array("BOX", "FP32", box)
+    if points is not None:
+        tensors.array("POINTS", "FP32", points)
+    return tensors
+
+
+def product_action(
+    action: str,
+    name: str | None = None,
+    images: Sequence[Picture] | None = None,
+    description: str | None = None,
+    prompt: str | None = None,
+    box: Sequence[float] | None = None,
+) -> Tensors:
+    """Inputs of `products`."""
+    tensors = Tensors()
+    tensors.text("ACTION", action)
+    for key, value in (("NAME", name), ("DESCRIPTION", description), ("PROMPT", prompt)):
+        if value is not None:
+            tensors.text(key, value)
+    if images is not None:
+        tensors.text("IMAGES", *(encode(picture, "IMAGES") for picture in images))
+    if box is not None:
+        tensors.array("BOX", "FP32", box)
+    return tensors
+
+
+def request(model: str, tensors: Tensors, timeout: float, outputs: Sequence[str] = ()) -> service_pb2.ModelInferRequest:
+    """The message for `model`. The server is told the same deadline (`timeout`, seconds) that the call is given."""
+    message = service_pb2.ModelInferRequest(model_name=model, id=str(uuid.uuid4()))
+    for name, (dtype, shape, content) in tensors.items():
+        message.inputs.add(name=name, datatype=dtype, shape=shape)
+        message.raw_input_contents.append(content)
+    for name in outputs:
+        message.outputs.add(name=name)
+    message.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
+    return message
+
+
+def read_report(response: service_pb2.ModelInferResponse) -> Report:
+    return parse(_text(response, "REPORT"), InferResult(response).as_numpy("HEATMAP"))
+
+
+def read_json(response: service_pb2.ModelInferResponse) -> Any:
+    try:
+        return json.loads(_text(response, "REPORT"))
+    except ValueError as error:
+        raise ServerFault("the server's answer is not JSON", "INTERNAL") from error
+
+
+def read_segment(response: service_pb2.ModelInferResponse) -> Segment:
+    result = InferResult(response)
+    mask, iou = result.as_numpy("MASK"), result.as_numpy("IOU")
+    if mask is None or iou is None or iou.size != 1:
+        raise ServerFault("the server answered without MASK or IOU", "INTERNAL")
+    return Segment(mask, float(iou.flat[0]), _text(response, "CUTOUT"))
+
+
+def _text(response: service_pb2.ModelInferResponse, name: str) -> bytes:
+    values = InferResult(response).as_numpy(name)
+    if values is None or values.size != 1:
+        raise ServerFault(f"the server answered without {name}", "INTERNAL")
+    return values.flat[0]
+
+
+class StreamReader:
+    """Turns the responses of `inspect_stream` into events, in the contract's order: a verdict, pieces, the complete report."""
+
+    def __init__(self) -> None:
+        self._began = self._complete = False
+
+    def read(self, response: service_pb2.ModelStreamInferResponse) -> Event | None:
+        """The event of a response; None for an empty one that carries the final flag alone."""
+        if response.error_message:
+            raise from_status(grpc.StatusCode.INTERNAL, response.error_message)
+        message = response.infer_response
+        names = {output.name for output in message.outputs}
+        if "REPORT" in names:
+            return self._report(message)
+        if "TEXT" not in names:
+            return None
+        if not self._began or self._complete:
+            raise ServerFault("the stream is out of order: text outside of its verdict and its report", "INTERNAL")
+        return Piece(_text(message, "TEXT").decode())
+
+    def _report(self, message: service_pb2.ModelInferResponse) -> Event:
+        report = read_report(message)
+        if not self._began:
+            self._began = True
+            return Verdict(report, _text(message, "TEXT").decode())
+        self._complete = True
+        return Complete(report)
+
+    def finish(self) -> None:
+        """ServerFault where the stream ended before its complete report."""
+        if not self._complete:
+            raise ServerFault("the stream ended before its report was complete", "INTERNAL")
