@@ -1,0 +1,1 @@
+"""Turns checkpoints into the artefacts that `model_repository/` loads."""
