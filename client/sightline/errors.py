@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import grpc
 
-# What Triton puts before a step's own line.
+# What Triton puts before a step's own line, and the status word that the line begins with.
 _PREFIX = re.compile(r"^(\[request id: [^\]]*\]\s*|in ensemble '[^']*',\s*)+")
+_WORD = re.compile(r"^(INVALID_ARGUMENT|NOT_FOUND|UNAVAILABLE|CANCELLED|INTERNAL): ")
 
 
 class NotInspected(Exception):
@@ -56,13 +57,16 @@ class ServerFault(NotInspected):
 
 def from_status(code: grpc.StatusCode, details: str | None, url: str = "") -> NotInspected:
     """The exception for a gRPC status and its text."""
-    message = _PREFIX.sub("", " ".join((details or "").split())) or f"the server answered {code.name} without a word"
-    kind = _class_of(code.name, message.lower())
-    if kind is Unreachable:
-        message = f"no server answers at {url} ({message.rpartition('last error: ')[2]})"
-    if kind is Timeout and code.name == "DEADLINE_EXCEEDED":
+    status, message = code.name, _PREFIX.sub("", " ".join((details or "").split()))
+    if word := _WORD.match(message):
+        status = word[1] if status in ("INTERNAL", "UNKNOWN") else status
+        message = message[word.end() :]
+    kind = _class_of(status, message.lower())
+    if status == "DEADLINE_EXCEEDED":
         message = "timeout: no answer before the deadline"
-    return kind(message, code.name)
+    elif kind is Unreachable:
+        message = f"no answer from {url or 'the server'} ({message.rpartition('last error: ')[2]})"
+    return kind(message or f"the server answered {status} without a word", status)
 
 
 @contextmanager
@@ -81,7 +85,8 @@ def _class_of(status: str, text: str) -> type[NotInspected]:
         return _unavailable(text)
     if status == "RESOURCE_EXHAUSTED":
         return InvalidInput if "larger than max" in text else Overloaded
-    return {"INVALID_ARGUMENT": InvalidInput, "DEADLINE_EXCEEDED": Timeout}.get(status, ServerFault)
+    kinds = {"INVALID_ARGUMENT": InvalidInput, "DEADLINE_EXCEEDED": Timeout, "CANCELLED": NotInspected}
+    return kinds.get(status, ServerFault)
 
 
 def _unavailable(text: str) -> type[NotInspected]:

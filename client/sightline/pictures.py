@@ -34,9 +34,8 @@ def encode(picture: Picture, name: str = "IMAGE") -> bytes:
     except OSError as error:
         raise InvalidInput(f"{name}: cannot read {picture}: {error.strerror}", "INVALID_ARGUMENT") from error
     except TypeError as error:
-        raise InvalidInput(
-            f"{name}: expected a path, bytes, array or PIL image, got {type(picture).__name__}", "INVALID_ARGUMENT"
-        ) from error
+        expected = "a path, bytes, array or PIL image"
+        raise InvalidInput(f"{name}: expected {expected}, got {type(picture).__name__}", "INVALID_ARGUMENT") from error
 
 
 def _encode_array(array: np.ndarray, name: str) -> bytes:

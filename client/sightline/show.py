@@ -1,0 +1,55 @@
+"""What the commands print: one block per picture for people, one JSON line for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from .errors import NotInspected
+from .report import Report
+
+STYLES = {"normal": ("✓", "bold green"), "anomaly": ("✗", "bold red"), "not inspected": ("!", "bold yellow")}
+
+
+def verdict_line(name: str, report: Report) -> Text:
+    """Symbol, verdict, picture, score, place."""
+    line = _head(report.verdict, name) + Text(f"  score {report.score:.2f}")
+    return line + Text(f"  {', '.join(report.locations)}", style="bold") if report.locations else line
+
+
+def error_line(name: str, error: NotInspected) -> Text:
+    return _head("not inspected", name) + Text(f"  {type(error).__name__}: {error.message}")
+
+
+def _head(verdict: str, name: str) -> Text:
+    symbol, style = STYLES[verdict]
+    return Text(f"{symbol} {verdict.upper():<8}", style=style) + Text(f"  {name}", style="cyan")
+
+
+def record(name: str, report: Report, **extra: Any) -> str:
+    """The report on one line, the picture's name first."""
+    return _dump({"image": name, **extra, **report.raw})
+
+
+def error_record(name: str, error: NotInspected, **extra: Any) -> str:
+    """A line with `error` and without any verdict."""
+    return _dump({"image": name, **extra, "error": error.as_json()})
+
+
+def product_lines(console: Console, answer: Any) -> None:
+    """A server's answer about products: one line each, whatever the recipe holds."""
+    products = answer.get("products", answer) if isinstance(answer, dict) else answer
+    for product in products if isinstance(products, list) else [products]:
+        fields = dict(product) if isinstance(product, dict) else {"name": product}
+        name = str(fields.pop("name", fields.pop("removed", "")))
+        details = "  ".join(f"{key}: {value}" for key, value in fields.items() if not isinstance(value, dict | list) and value is not None)
+        console.print(Text(name, style="bold cyan") + Text(f"  {details}"), soft_wrap=True)
+    if not products:
+        console.print("no product is enrolled")
+
+
+def _dump(values: dict[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
