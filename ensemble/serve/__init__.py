@@ -1,0 +1,1 @@
+"""Starts tritonserver on `model_repository/` and keeps it serving: `sightline-serve`."""

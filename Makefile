@@ -1,0 +1,42 @@
+# Everything runs in .venv, made from the pins in requirements/. Nothing is installed outside it.
+PYTHON ?= python3.11
+PROFILE ?= tiny
+BIN := .venv/bin
+PIP := $(BIN)/pip install -q --disable-pip-version-check
+ARTEFACTS := model_repository/lisa_engine/1/tiny/manifest.json
+
+.PHONY: demo test serve bench lint venv artefacts clean
+.DELETE_ON_ERROR:
+
+demo: artefacts
+	$(BIN)/python benchmarks/demo.py
+
+test: artefacts
+	$(BIN)/python -m pytest $(ARGS)
+
+serve: artefacts
+	exec $(BIN)/sightline-serve --profile $(PROFILE)
+
+bench: artefacts
+	$(BIN)/python benchmarks/run.py
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+venv: .venv/stamp
+artefacts: $(ARTEFACTS)
+
+# torch first and by its exact version, with its own requirements held to the lock; then the rest, nothing beside the lock.
+.venv/stamp: requirements/lock.txt requirements/files.txt pyproject.toml client/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -c requirements/lock.txt $$(grep '^torch==' requirements/lock.txt)
+	$(PIP) --no-deps -r requirements/lock.txt -r requirements/files.txt
+	$(PIP) --no-deps --no-build-isolation -e . -e ./client
+	touch $@
+
+$(ARTEFACTS): .venv/stamp
+	$(BIN)/sightline-export tiny
+
+clean:
+	rm -rf build .venv model_repository/*/1/tiny

@@ -1,0 +1,83 @@
+"""`sightline-serve`: starts tritonserver, supervises it, and stops it cleanly on Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sightline_ensemble.serve import launcher, processes
+from sightline_ensemble.serve.health import Health
+from sightline_ensemble.serve.launcher import Ports, ServeError, Settings
+from sightline_ensemble.serve.supervisor import Supervisor, say
+
+_PORTS = (("grpc", 8001, "gRPC"), ("http", 8000, "HTTP"), ("metrics", 8002, "metrics"), ("health", 8003, "/ready and /live"))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="sightline-serve", description="Serve the model repository with tritonserver, supervised.")
+    add = top.add_argument
+    add("--repository", type=Path, default=Path("model_repository"), help="model repository (default: %(default)s)")
+    add("--profile", help="artefacts to serve (default: the only ones there are)")
+    add("--products", type=Path, default=Path("products"), help="directory of enrolled products (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: %(default)s)")
+    for name, port, what in _PORTS:
+        add(f"--{name}-port", type=_port, default=port, metavar="N", help=f"{what} (default: %(default)s; 0: any free port)")
+    add("--config", metavar="NAME", help="configs/NAME.pbtxt of each model (default: cpu without a GPU, else config.pbtxt)")
+    add("--cache-bytes", type=int, default=0, metavar="N", help="size of the response cache (default: none)")
+    add("--canary-seconds", type=float, default=30.0, metavar="S", help="test inference after so long without one (default: %(default)g)")
+    add("--exit-seconds", type=int, default=10, metavar="S", help="how long running requests may take at the end (default: %(default)s)")
+    add("--verbose", action="store_true", help="tritonserver's own information too")
+    return top
+
+
+def _port(text: str) -> int:
+    if text.isdigit() and int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+
+
+def settings(args: argparse.Namespace, triton: launcher.Triton) -> Settings:
+    """Checked settings; ServeError says what is wrong, before anything is started."""
+    if not args.repository.is_dir():
+        raise ServeError(f"no model repository at {args.repository}; name it with --repository")
+    profile = args.profile or launcher.default_profile(args.repository)
+    launcher.check_artefacts(args.repository, profile)
+    args.products.mkdir(parents=True, exist_ok=True)
+    ports = Ports(args.grpc_port, args.http_port, args.metrics_port, args.health_port).settled(args.host)
+    return Settings(
+        args.repository, profile, args.products, ports, args.host,
+        launcher.which_config(triton, args.config), args.cache_bytes, args.exit_seconds, args.verbose,
+    )  # fmt: skip
+
+
+def serve(args: argparse.Namespace) -> int:
+    processes.adopt_orphans()
+    processes.remove_stale_leftovers()
+    triton = launcher.find_tritonserver()
+    chosen = settings(args, triton)
+    supervisor = Supervisor(chosen, triton, args.canary_seconds)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: supervisor.stop())
+    health = Health(chosen.host, chosen.ports.health, lambda: supervisor.status)
+    addresses = ", ".join(f"{name} {chosen.host}:{getattr(chosen.ports, name)}" for name, _, _ in _PORTS)
+    say(f"{addresses}, profile {chosen.profile or 'none'}")
+    try:
+        return supervisor.run()
+    finally:
+        health.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return serve(args)
+    except ServeError as error:
+        print(f"sightline-serve: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""`/ready` and `/live`: what a load balancer or Kubernetes asks, answered truthfully and at once, with the reason."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the supervisor knows.
+
+    ready: a real inference has passed and the process of every step is alive.
+    live: worth keeping; false only when restarting has not helped, so that a restart from outside is the next thing to try.
+    """
+
+    ready: bool
+    live: bool
+    reason: str
+    profile: str = ""
+    restarts: int = 0
+
+
+class Health:
+    """The health port. `status` is asked once a request, from another thread."""
+
+    def __init__(self, host: str, port: int, status: Callable[[], Status]) -> None:
+        self._server = ThreadingHTTPServer((host, port), _handler(status))
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_address[1]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(status: Callable[[], Status]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 5  # a silent connection must not hold a thread for ever
+
+        def do_GET(self) -> None:
+            now = status()
+            answers = {"/ready": now.ready, "/live": now.live}
+            path = self.path.split("?")[0]
+            code = 404 if path not in answers else 200 if answers[path] else 503
+            body = json.dumps({"error": "ask /ready or /live"} if code == 404 else asdict(now)).encode() + b"\n"
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass  # a probe every few seconds would drown the server's log
+
+    return Handler

@@ -1,0 +1,177 @@
+"""Keeps one tritonserver serving: notices a dead step, a dead server and a server that hangs, and starts it anew.
+
+Always the whole server: with the tiny profile that takes seconds, where unloading one model can hang on requests that wait
+for the dead step (facts of Triton 24.10: a dead stub is never restarted, and its own readiness stays true).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from sightline_ensemble.serve import canary, processes
+from sightline_ensemble.serve.canary import Counts, Outcome, Probe
+from sightline_ensemble.serve.health import Status
+from sightline_ensemble.serve.launcher import Server, Settings, Triton
+
+WATCH_SECONDS = 0.25  # between two looks at the stubs
+COUNT_SECONDS = 2.0  # between two looks at the request counts
+FIRST_PROBE_SECONDS = 60.0  # the first inference warms everything up
+PROBE_SECONDS = 10.0
+RETRY_SECONDS = 1.0
+BUSY_LIMIT_SECONDS = 180.0  # refused for so long while nobody is answered: it hangs
+LOOP_SECONDS = 5.0  # a server that served for less than this counts as part of a crash loop
+LONGEST_PAUSE = 16.0
+HOPELESS_RESTARTS = 5  # in a row without success: then `/live` turns false too
+
+
+@dataclass
+class Pulse:
+    """When a canary is due, and what its outcome means. Times: seconds of a monotonic clock."""
+
+    period: float
+    good_at: float  # when an inference last passed: a canary's or a client's
+    seen: Counts = field(default_factory=Counts)
+    misses: int = 0
+    next_at: float = 0.0
+
+    def count(self, now: float, counts: Counts) -> None:
+        """Clients' answered requests are as good as a canary; failures without a single success call for one."""
+        if counts.good > self.seen.good:
+            self.good_at, self.misses, self.next_at = now, 0, now + self.period
+        elif counts.failed > self.seen.failed:
+            self.next_at = min(self.next_at, now)
+        self.seen = counts
+
+    def outcome(self, now: float, probe: Probe) -> str:
+        """Empty to go on; otherwise why the server must be restarted."""
+        if probe.outcome is Outcome.BUSY:
+            self.next_at = now + COUNT_SECONDS
+            return "requests are refused and none is answered" if now - self.good_at > BUSY_LIMIT_SECONDS else ""
+        if probe.outcome is Outcome.GOOD:
+            self.good_at, self.misses, self.next_at = now, 0, now + self.period
+            return ""
+        self.misses += 1
+        self.next_at = now + RETRY_SECONDS
+        return probe.reason if self.misses > 1 else ""
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait before each restart of a crash loop: the first one at once."""
+    pause = 0.0
+    while True:
+        yield pause
+        pause = min(max(2 * pause, 1.0), LONGEST_PAUSE)
+
+
+class Supervisor:
+    """`run` serves until `stop`; `status` may be read from any thread."""
+
+    def __init__(self, settings: Settings, triton: Triton, canary_seconds: float = 30.0, start_seconds: float = 300.0) -> None:
+        self.status = Status(ready=False, live=True, reason="starting", profile=settings.profile)
+        self._settings, self._triton = settings, triton
+        self._canary_seconds, self._start_seconds = canary_seconds, start_seconds
+        self._stopping = threading.Event()
+        self._runs = processes.run_names()
+        self._served_for = 0.0
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> int:
+        """Serve; 0 after `stop`, 1 where the server could not be started at all. To be called in the main thread."""
+        waits, failures = pauses(), 0
+        while not self._stopping.is_set():
+            fault = self._serve_once()
+            if self._stopping.is_set():
+                break
+            if not self._served_for and not self.status.restarts:
+                say(f"cannot start: {fault}")
+                return 1
+            if self._served_for > LOOP_SECONDS:
+                waits, failures = pauses(), 0
+            failures += 1
+            self._set(ready=False, live=failures <= HOPELESS_RESTARTS, restarts=self.status.restarts + 1)
+            say(f"restarting: {fault}")
+            self._stopping.wait(next(waits))
+        self._set(ready=False, reason="stopped")
+        return 0
+
+    def _serve_once(self) -> str:
+        """One life of a server. Returns why it ended; it and all it left are gone then."""
+        self._served_for, begin = 0.0, time.monotonic()
+        server = Server(self._settings, self._triton, next(self._runs))
+        probes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="canary")
+        try:
+            fault = self._wait_loaded(server, begin + self._start_seconds) or self._watch(server, probes, begin)
+        finally:
+            if self._stopping.is_set():
+                self._set(ready=False, reason="stopping")
+                if not server.stop():
+                    say("it did not stop in time and was killed")
+            else:
+                server.kill()
+            probes.shutdown(wait=False, cancel_futures=True)
+        return fault
+
+    def _wait_loaded(self, server: Server, deadline: float) -> str:
+        while not canary.alive(server.url):
+            if (code := server.ended()) is not None:
+                last = next((line for line in reversed(server.last_lines) if "error" in line.lower()), "")
+                return f"tritonserver ended with status {code} while loading {last}".rstrip()
+            if time.monotonic() > deadline:
+                return f"the models were not loaded within {self._start_seconds:g} s"
+            if self._stopping.wait(0.1):
+                break
+        return ""
+
+    def _watch(self, server: Server, probes: ThreadPoolExecutor, begin: float) -> str:
+        """Look after a loaded server until something is wrong with it, or `stop`."""
+        known = processes.stubs(server.pid)
+        pulse = Pulse(self._canary_seconds, time.monotonic())
+        running: Future[Probe] | None = None
+        ready_at, count_at = 0.0, 0.0
+        while not self._stopping.wait(WATCH_SECONDS):
+            now = time.monotonic()
+            if fault := self._dead(server, known):
+                return self._unready(fault)
+            if ready_at and now >= count_at:
+                count_at = now + COUNT_SECONDS
+                if (counts := canary.counts(server.url)) is not None:
+                    pulse.count(now, counts)
+            if running is not None and running.done():
+                probe, running = running.result(), None
+                if fault := pulse.outcome(now, probe):
+                    return self._unready(fault)
+                if probe.outcome is Outcome.BAD:
+                    self._unready(probe.reason)
+                elif probe.outcome is Outcome.GOOD and not self.status.ready:
+                    ready_at = ready_at or now
+                    self._set(ready=True, live=True, reason="")
+                    say(f"ready in {now - begin:.1f} s, {len(known)} steps in processes of their own")
+            if running is None and now >= pulse.next_at:
+                running = probes.submit(canary.probe, server.url, PROBE_SECONDS if ready_at else FIRST_PROBE_SECONDS)
+            self._served_for = now - ready_at if ready_at else 0.0
+        return ""
+
+    def _dead(self, server: Server, known: dict[int, str]) -> str:
+        if (code := server.ended()) is not None:
+            return f"tritonserver ended with status {code}"
+        lost = processes.dead(known, server.pid)
+        return f"{', '.join(sorted(lost))}: the step's process died" if lost else ""
+
+    def _unready(self, reason: str) -> str:
+        self._set(ready=False, reason=reason)
+        return reason
+
+    def _set(self, **changes: bool | str | int) -> None:
+        self.status = replace(self.status, **changes)
+
+
+def say(line: str) -> None:
+    """A line for whoever started us."""
+    print(f"sightline-serve: {line}", file=sys.stdout, flush=True)
