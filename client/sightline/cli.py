@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from . import Client, Complete, InvalidInput, NotInspected, Report, __version__, batch, chat, show
+from . import Client, Complete, InvalidInput, NotInspected, Report, ServerFault, Unreachable, __version__, batch, chat, show
 from .draw import overlay
 
 NORMAL, ANOMALY, NOT_INSPECTED = 0, 1, 2
@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
         return NOT_INSPECTED
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_INSPECTED
+    except OSError as error:
+        print(f"sightline: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         return NOT_INSPECTED
     except KeyboardInterrupt:
         print("sightline: stopped", file=sys.stderr)
@@ -138,7 +141,7 @@ def _inspect_one(client: Client, image: str, args: argparse.Namespace, console: 
     if args.stream and not args.json:
         return chat.answer(client, image, image, args.prompt, [], _options(args), console)
     if args.stream:
-        report = next(event.report for event in client.stream(image, **_options(args)) if isinstance(event, Complete))
+        report = [event.report for event in client.stream(image, **_options(args)) if isinstance(event, Complete)][-1]
     else:
         report = client.inspect(image, **_options(args))
     if args.json:
@@ -156,7 +159,10 @@ def _draw(image: str, report: Report, folder: Path, taken: set[Path], console: C
     while path in taken:
         path, number = folder / f"{Path(image).stem}_overlay_{number}.png", number + 1
     taken.add(path)
-    overlay(image, report).save(path)
+    try:
+        overlay(image, report).save(path)
+    except ValueError as error:  # another size than the server's: then the verdict may be about another picture
+        raise ServerFault(str(error), "INTERNAL") from error
     if not quiet:
         console.print(f"  overlay: {path}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
@@ -165,6 +171,8 @@ def _batch(client: Client, args: argparse.Namespace) -> int:
     pictures = batch.find(args.dir)
     if not pictures:
         raise InvalidInput(f"{args.dir}: no pictures in it", "INVALID_ARGUMENT")
+    if not client.ready():
+        raise Unreachable(f"no server is ready at {args.url}", "UNAVAILABLE")
     console = Console(stderr=True)
     with batch.bar(console) as progress:
         outcome = batch.run(client, pictures, args.out, _options(args), args.concurrency, progress)

@@ -88,7 +88,7 @@ def _banner(pen: ImageDraw.ImageDraw, report: Report, width: int, height: int, u
     word = report.verdict.upper()
     left = MARGIN + radius * 2 + unit * 0.7
     pen.text((left, middle), word, fill=PAPER, font=_font(unit * 1.6), anchor="lm")
-    score = f"score {report.score:.2f}"
+    score = f"score {report.score_text}"
     pen.text((width - MARGIN, middle), score, fill=PAPER, font=_font(unit * 1.1), anchor="rm")
     left += pen.textlength(word, _font(unit * 1.6)) + unit
     room = width - MARGIN - pen.textlength(score, _font(unit * 1.1)) - unit - left

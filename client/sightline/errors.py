@@ -65,7 +65,8 @@ def from_status(code: grpc.StatusCode, details: str | None, url: str = "") -> No
     if status == "DEADLINE_EXCEEDED":
         message = "timeout: no answer before the deadline"
     elif kind is Unreachable:
-        message = f"no answer from {url or 'the server'} ({message.rpartition('last error: ')[2]})"
+        cause = message.rpartition(": ")[2] if "last error: " in message else message
+        message = f"no answer from {url or 'the server'} ({cause})"
     return kind(message or f"the server answered {status} without a word", status)
 
 

@@ -95,6 +95,11 @@ class Report:
     def anomaly(self) -> bool:
         return self.verdict == "anomaly"
 
+    @property
+    def score_text(self) -> str:
+        """The score with two digits, never rounded across the verdict's threshold."""
+        return f"{self.score if self.anomaly else min(self.score, 0.494):.2f}"
+
     @cached_property
     def mask(self) -> np.ndarray:
         """Union of the defect masks, UINT8 [H, W] of 0 and 1 at the picture's size."""

@@ -16,7 +16,7 @@ STYLES = {"normal": ("✓", "bold green"), "anomaly": ("✗", "bold red"), "not 
 
 def verdict_line(name: str, report: Report) -> Text:
     """Symbol, verdict, picture, score, place."""
-    line = _head(report.verdict, name) + Text(f"  score {report.score:.2f}")
+    line = _head(report.verdict, name) + Text(f"  score {report.score_text}")
     return line + Text(f"  {', '.join(report.locations)}", style="bold") if report.locations else line
 
 

@@ -1,0 +1,261 @@
+"""The client's calls and commands against a server in this process that speaks Triton's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import grpc
+import numpy as np
+import pytest
+import sightline
+from client_fake import FakeTriton, Refuse, answer, report
+from PIL import Image
+from sightline.cli import main
+
+
+@pytest.fixture
+def server():
+    fake = FakeTriton(answer)
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def client(server):
+    with sightline.Client(server.url, timeout=20.0) as connected:
+        yield connected
+
+
+def test_inspect_sends_only_what_is_given(server, client):
+    found = client.inspect(b"bad")
+    call = server.calls[0]
+    assert found.anomaly and found.mask.sum() == 48 and found.heatmap.shape == (3, 4)
+    assert list(call.inputs) == ["IMAGE"] and call.id and call.timeout_us == 20_000_000
+    assert call.metadata["triton_grpc_error"] == "true" and call.outputs == ["REPORT", "HEATMAP"]
+    assert 19 < call.context.time_remaining() <= 20 or not call.context.is_active()
+
+
+def test_every_input_is_sent_as_the_contract_types_it(server, client):
+    turns = [{"role": "user", "content": "Grün?"}]
+    client.inspect(
+        b"x", prompt="Wo?", product="cell", box=(1, 2, 3.5, 4), reference=[b"a", b"bb"], expert="e", history=turns, max_tokens=5, timeout=3
+    )
+    inputs = server.calls[0].inputs
+    assert inputs["PROMPT"] == [b"Wo?"] and inputs["PRODUCT"] == [b"cell"] and inputs["EXPERT"] == [b"e"]
+    assert inputs["BOX"].dtype == np.float32 and inputs["BOX"].tolist() == [1, 2, 3.5, 4] and inputs["REFERENCE"] == [b"a", b"bb"]
+    assert json.loads(inputs["HISTORY"][0]) == turns and inputs["MAX_TOKENS"].dtype == np.int32 and inputs["MAX_TOKENS"].tolist() == [5]
+    assert server.calls[0].timeout_us == 3_000_000
+
+
+def test_unknown_options_and_bad_numbers_stay_here(server, client):
+    with pytest.raises(TypeError):
+        client.inspect(b"x", promt="typo")
+    with pytest.raises(sightline.InvalidInput, match="BOX"):
+        client.inspect(b"x", box=["a", 0, 1, 1])
+    assert not server.calls
+
+
+def test_stream_gives_the_verdict_first(server, client):
+    events = list(client.stream(b"bad"))
+    first, *pieces, last = events
+    assert isinstance(first, sightline.Verdict) and isinstance(last, sightline.Complete) and first.report.mask.any()
+    assert all(isinstance(piece, sightline.Piece) for piece in pieces) and len(pieces) == 4
+    assert first.text + "".join(piece.text for piece in pieces) == last.report.text
+    assert server.calls[0].model == "inspect_stream" and server.calls[0].metadata["triton_grpc_error"] == "true"
+
+
+def endless(call):
+    yield {"REPORT": json.dumps(report()), "TEXT": "No"}
+    while call.context.is_active():
+        time.sleep(0.01)
+        yield {"TEXT": "."}
+
+
+def test_closing_a_stream_cancels_the_request():
+    fake = FakeTriton(endless)
+    with sightline.Client(fake.url) as client:
+        stream = client.stream(b"x")
+        next(stream), next(stream)
+        stream.close()
+        assert fake.cancelled.wait(5)
+    fake.stop()
+
+
+@pytest.mark.parametrize("cut", [[], [{"REPORT": json.dumps(report()), "TEXT": "No"}], [{"TEXT": "No"}]])
+def test_a_stream_that_is_cut_off_is_no_inspection(cut):
+    fake = FakeTriton(lambda call: iter(cut))
+    with sightline.Client(fake.url) as client, pytest.raises(sightline.ServerFault):
+        list(client.stream(b"x"))
+    fake.stop()
+
+
+def test_errors_of_unary_calls_and_streams(client):
+    with pytest.raises(sightline.InvalidInput, match="^IMAGE: cannot be decoded, expected JPEG$"):
+        client.inspect(b"broken")
+    with pytest.raises(sightline.InvalidInput, match="^IMAGE"):
+        list(client.stream(b"broken"))
+
+
+def test_the_deadline_holds():
+    def slow(call):
+        time.sleep(1)
+        yield from answer(call)
+
+    fake = FakeTriton(slow)
+    with sightline.Client(fake.url, timeout=0.2) as client:
+        with pytest.raises(sightline.Timeout):
+            client.inspect(b"x")
+        with pytest.raises(sightline.Timeout):
+            list(client.stream(b"x"))
+    fake.stop()
+
+
+def test_segment_and_products(server, client):
+    part = client.segment(b"x", box=(0, 0, 9, 9), points=[(1, 2, 1), (3, 4, 0)])
+    assert part.mask.shape == (30, 40) and part.iou == pytest.approx(0.98) and part.cutout == b"\x89PNG"
+    assert server.calls[0].inputs["POINTS"].shape == (2, 3)
+    client.enroll("cell", [b"a", b"b"], description="A cell.")
+    client.remove("cell")
+    client.describe("cell")
+    assert client.products()["products"][0]["name"] == "cell"
+    enroll, remove, describe, listing = (call.inputs for call in server.calls[1:])
+    assert enroll["ACTION"] == [b"enroll"] and enroll["IMAGES"] == [b"a", b"b"] and enroll["DESCRIPTION"] == [b"A cell."]
+    assert remove["ACTION"] == [b"remove"] and describe["NAME"] == [b"cell"] and list(listing) == ["ACTION"]
+
+
+def test_large_answers_and_pictures_pass():
+    mask = np.ones((3000, 3000), np.uint8)
+    fake = FakeTriton(lambda call: iter([{"MASK": mask, "IOU": np.ones(1, np.float32), "CUTOUT": b"x"}]))
+    with sightline.Client(fake.url) as client:
+        assert client.segment(bytes(8_000_000)).mask.all()
+    fake.stop()
+
+
+def test_asyncio_client(server):
+    async def talk():
+        async with sightline.aio.Client(server.url) as client:
+            reports = await asyncio.gather(*(client.inspect(picture) for picture in (b"bad", b"x")))
+            events = [event async for event in client.stream(b"bad")]
+            with pytest.raises(sightline.InvalidInput):
+                await client.inspect(b"broken")
+            part = await client.segment(b"x")
+            return [found.verdict for found in reports], events, part, await client.products(), await client.ready()
+
+    verdicts, events, part, listing, ready = asyncio.run(talk())
+    assert verdicts == ["anomaly", "normal"] and isinstance(events[-1], sightline.Complete) and len(events) == 6
+    assert part.mask.any() and listing["products"] and ready
+
+
+def save(path, mark: bytes = b""):
+    Image.new("L", (40, 30), 99).save(path)
+    path.write_bytes(path.read_bytes() + mark)  # the mark behind the picture tells the fake server what to answer
+    return str(path)
+
+
+def test_inspect_prints_verdicts_and_draws(server, tmp_path, capsys):
+    good, bad = save(tmp_path / "good.png"), save(tmp_path / "bad.png", b"bad")
+    assert main(["inspect", good, "--url", server.url]) == 0
+    assert main(["inspect", good, bad, "--url", server.url, "--out", str(tmp_path / "out")]) == 1
+    out = capsys.readouterr().out
+    assert "NORMAL" in out and "ANOMALY" in out and "score 0.93  top left" in out and "Yes, there is a crack." in out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["bad_overlay.png", "good_overlay.png"]
+
+
+def test_two_pictures_of_one_name_have_two_overlays(server, tmp_path):
+    (tmp_path / "a").mkdir()
+    images = [save(tmp_path / "a" / "x.png"), save(tmp_path / "x.png")]
+    assert main(["inspect", *images, "--url", server.url, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "x_overlay.png").exists() and (tmp_path / "x_overlay_2.png").exists()
+
+
+def test_what_was_not_inspected_is_exit_code_2_and_no_verdict(server, tmp_path, capsys):
+    images = [save(tmp_path / "bad.png", b"bad"), save(tmp_path / "c.png", b"broken"), str(tmp_path / "absent.png")]
+    assert main(["inspect", *images, "--json", "--url", server.url]) == 2
+    first, *others = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["verdict"] == "anomaly" and first["image"] == images[0] and first["schema"] == "sightline/1"
+    assert all("verdict" not in line and line["error"]["type"] == "InvalidInput" for line in others) and len(others) == 2
+
+
+def test_inspect_streams(server, tmp_path, capsys):
+    bad = save(tmp_path / "bad.png", b"bad")
+    assert main(["inspect", bad, "--stream", "--url", server.url]) == 1
+    out = capsys.readouterr().out
+    assert out.index("ANOMALY") < out.index("Yes, there is a crack.")
+    assert main(["inspect", bad, "--stream", "--json", "--url", server.url]) == 1
+    assert json.loads(capsys.readouterr().out)["text"] == "Yes, there is a crack."
+
+
+def test_no_server_is_exit_code_2_and_one_line(tmp_path, capsys):
+    assert main(["inspect", save(tmp_path / "x.png"), "--url", "127.0.0.1:1"]) == 2
+    assert "Unreachable: no answer from 127.0.0.1:1" in capsys.readouterr().out
+    assert main(["products", "--url", "127.0.0.1:1"]) == 2
+    assert main(["batch", str(tmp_path), "--out", str(tmp_path / "o.jsonl"), "--url", "127.0.0.1:1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["inspect"], ["inspect", "x", "--box", "1,2,3"], ["batch", "x"], ["web"], ["batch", "x", "--out", "y", "--concurrency", "0"]],
+)
+def test_wrong_use_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_batch_goes_on_where_it_stopped(server, tmp_path):
+    folder, out = tmp_path / "pictures", tmp_path / "results" / "out.jsonl"
+    folder.mkdir()
+    save(folder / "a.png"), save(folder / "b.png", b"bad"), save(folder / "c.png", b"broken")
+    (folder / "notes.txt").write_text("not a picture")
+    command = ["batch", str(folder), "--out", str(out), "--url", server.url, "--concurrency", "2"]
+    assert main(command) == 2 and len(server.calls) == 3
+    assert [line.get("verdict") for line in sorted(lines(out), key=lambda line: line["image"])] == ["normal", "anomaly", None]
+    save(folder / "c.png")
+    with out.open("a") as torn:
+        torn.write('{"image": "torn')
+    assert main(command) == 1 and len(server.calls) == 4
+    save(folder / "a.png", b"bad")
+    assert main(command) == 1 and len(server.calls) == 5
+    assert main(command) == 1 and len(server.calls) == 5
+    assert main([*command, "--prompt", "Where?"]) == 1 and len(server.calls) == 8
+    assert len(lines(out)) == 3 and all("error" not in line for line in lines(out))
+
+
+def test_batch_waits_for_a_full_queue(tmp_path):
+    refusals = iter([True, True, False])
+
+    def busy(call):
+        if next(refusals):
+            raise Refuse(grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: queue full: 64 requests are in flight, try again later")
+        yield from answer(call)
+
+    fake = FakeTriton(busy)
+    save(tmp_path / "a.png")
+    assert main(["batch", str(tmp_path), "--out", str(tmp_path / "o.jsonl"), "--url", fake.url]) == 0
+    assert len(fake.calls) == 3
+    fake.stop()
+
+
+def test_products_commands(server, tmp_path, capsys):
+    good = save(tmp_path / "good.png")
+    assert main(["enroll", "cell", good, good, "--description", "A cell.", "--url", server.url]) == 0
+    assert main(["products", "--url", server.url]) == 0
+    assert main(["products", "--remove", "cell", "--url", server.url]) == 0
+    assert len(server.calls[0].inputs["IMAGES"]) == 2 and "cell" in capsys.readouterr().out
+
+
+def test_chat_remembers(server, tmp_path, monkeypatch, capsys):
+    questions = iter(["", "Why?", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda *_: next(questions))
+    assert main(["chat", save(tmp_path / "bad.png", b"bad"), "--url", server.url]) == 0
+    first, second = (call.inputs for call in server.calls)
+    assert "PROMPT" not in first and "HISTORY" not in first and second["PROMPT"] == [b"Why?"]
+    assert [turn["role"] for turn in json.loads(second["HISTORY"][0])] == ["user", "assistant"]
+    assert "Yes, there is a crack." in capsys.readouterr().out
