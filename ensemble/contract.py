@@ -256,3 +256,51 @@ PREPARED = (
 
 PART = {"low_res_masks": "part_masks", "iou_predictions": "part_ious"}
 DEFECTS = {"low_res_masks": "defect_masks", "iou_predictions": "defect_ious"}
+
+_PICTURE_STEPS = (
+    step("decode", only=("ticket", "sam_pixels", "resized_size", "original_size", "part_box", "point_coords", "point_labels", "part_pixels", "decode_clock")),
+    step("sam_encoder"),
+    step("sam_decoder", outputs=PART),
+    step("cutout", only=("vision_pixels", "cutout_clock")),
+    step("vision_encoder"),
+    step("expert"),
+)
+
+ENSEMBLES: dict[str, Ensemble] = {
+    ensemble.name: ensemble
+    for ensemble in (
+        Ensemble("prepare", REQUEST, PREPARED, _PICTURE_STEPS),
+        Ensemble(
+            "finish",
+            (
+                IMAGE_EMBEDDING, SEG_EMBEDDINGS, ANSWER_TEXT, SEG_COUNT, SEG_PROBABILITY, TOKENS, QUESTION, EXPERTS, PART_MASKS, PART_IOUS,
+                ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, *map(optional, (c for c in CLOCKS if c.name != "lisa_decoder_clock")), MASK_NS, RELEASE,
+            ),
+            (REPORT, TEXT, SCORE, MASK),
+            (step("lisa_decoder", outputs=DEFECTS), step("report")),
+        ),
+        Ensemble("inspect", REQUEST, ANSWER, ()),  # filled below: it is made of the two above
+        Ensemble(
+            "segment",
+            (IMAGE, BOX, POINTS),
+            (MASK, IOU, CUTOUT),
+            (
+                step("decode", only=("ticket", "sam_pixels", "resized_size", "original_size", "part_box", "point_coords", "point_labels", "pixels", "decode_clock")),
+                step("sam_encoder"),
+                step("sam_decoder", outputs=PART),
+                step("cutout", inputs={"release": "ticket"}, only=("MASK", "IOU", "CUTOUT")),
+            ),
+        ),
+    )
+}  # fmt: skip
+
+
+def _nested(name: str, inputs: dict[str, str] | None = None) -> Step:
+    """An ensemble as a step of another one."""
+    spec = ENSEMBLES[name]
+    return Step(name, {t.name: (inputs or {}).get(t.name, t.name) for t in spec.inputs}, {t.name: t.name for t in spec.outputs})
+
+
+ENSEMBLES["inspect"] = Ensemble(
+    "inspect", REQUEST, ANSWER, (_nested("prepare"), step("lisa"), _nested("finish", inputs={"release": "ticket"}))
+)
