@@ -78,6 +78,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._runs = processes.run_names()
         self._served_for = 0.0
+        self._ever_ready = False
 
     def stop(self) -> None:
         self._stopping.set()
@@ -89,7 +90,7 @@ class Supervisor:
             fault = self._serve_once()
             if self._stopping.is_set():
                 break
-            if not self._served_for and not self.status.restarts:
+            if not self._ever_ready:
                 say(f"cannot start: {fault}")
                 return 1
             if self._served_for > LOOP_SECONDS:
@@ -150,7 +151,7 @@ class Supervisor:
                 if probe.outcome is Outcome.BAD:
                     self._unready(probe.reason)
                 elif probe.outcome is Outcome.GOOD and not self.status.ready:
-                    ready_at = ready_at or now
+                    ready_at, self._ever_ready = ready_at or now, True
                     self._set(ready=True, live=True, reason="")
                     say(f"ready in {now - begin:.1f} s, {len(known)} steps in processes of their own")
             if running is None and now >= pulse.next_at:
