@@ -47,7 +47,7 @@ def alive(url: str, seconds: float = 1.0) -> bool:
         return False
 
 
-def counts(url: str, seconds: float = 2.0) -> Counts | None:
+def counts(url: str, seconds: float = 0.5) -> Counts | None:
     """How the watched models' requests have ended so far; None where the server does not say."""
     good = failed = 0
     for model in _WATCHED:

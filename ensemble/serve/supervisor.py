@@ -25,8 +25,8 @@ PROBE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 BUSY_LIMIT_SECONDS = 180.0  # refused for so long while nobody is answered: it hangs
 LOOP_SECONDS = 5.0  # a server that served for less than this counts as part of a crash loop
-LONGEST_PAUSE = 16.0
-HOPELESS_RESTARTS = 5  # in a row without success: then `/live` turns false too
+LONGEST_PAUSE = 8.0  # with it too a step killed in a crash loop is served again within 30 s
+HOPELESS_RESTARTS = 5  # in a row that never became ready: then `/live` turns false too
 
 
 @dataclass
@@ -42,7 +42,10 @@ class Pulse:
     def count(self, now: float, counts: Counts) -> None:
         """Clients' answered requests are as good as a canary; failures without a single success call for one."""
         if counts.good > self.seen.good:
-            self.good_at, self.misses, self.next_at = now, 0, now + self.period
+            self.good_at = now
+            if not self.misses:  # after a bad canary a good one is still wanted soon
+                self.next_at = now + self.period
+            self.misses = 0
         elif counts.failed > self.seen.failed:
             self.next_at = min(self.next_at, now)
         self.seen = counts
@@ -77,8 +80,7 @@ class Supervisor:
         self._canary_seconds, self._start_seconds = canary_seconds, start_seconds
         self._stopping = threading.Event()
         self._runs = processes.run_names()
-        self._served_for = 0.0
-        self._ever_ready = False
+        self._ready_at = 0.0  # when this life of the server became ready; 0: not yet
 
     def stop(self) -> None:
         self._stopping.set()
@@ -90,13 +92,13 @@ class Supervisor:
             fault = self._serve_once()
             if self._stopping.is_set():
                 break
-            if not self._ever_ready:
+            if not self._ready_at and not self.status.restarts:
                 say(f"cannot start: {fault}")
                 return 1
-            if self._served_for > LOOP_SECONDS:
-                waits, failures = pauses(), 0
-            failures += 1
-            self._set(ready=False, live=failures <= HOPELESS_RESTARTS, restarts=self.status.restarts + 1)
+            if self._ready_at and time.monotonic() - self._ready_at > LOOP_SECONDS:
+                waits = pauses()
+            failures = 0 if self._ready_at else failures + 1
+            self._set(ready=False, reason=fault, live=failures < HOPELESS_RESTARTS, restarts=self.status.restarts + 1)
             say(f"restarting: {fault}")
             self._stopping.wait(next(waits))
         self._set(ready=False, reason="stopped")
@@ -104,7 +106,7 @@ class Supervisor:
 
     def _serve_once(self) -> str:
         """One life of a server. Returns why it ended; it and all it left are gone then."""
-        self._served_for, begin = 0.0, time.monotonic()
+        self._ready_at, begin = 0.0, time.monotonic()
         server = Server(self._settings, self._triton, next(self._runs))
         probes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="canary")
         try:
@@ -135,12 +137,12 @@ class Supervisor:
         known = processes.stubs(server.pid)
         pulse = Pulse(self._canary_seconds, time.monotonic())
         running: Future[Probe] | None = None
-        ready_at, count_at = 0.0, 0.0
+        count_at = 0.0
         while not self._stopping.wait(WATCH_SECONDS):
             now = time.monotonic()
             if fault := self._dead(server, known):
                 return self._unready(fault)
-            if ready_at and now >= count_at:
+            if self._ready_at and now >= count_at:
                 count_at = now + COUNT_SECONDS
                 if (counts := canary.counts(server.url)) is not None:
                     pulse.count(now, counts)
@@ -151,12 +153,11 @@ class Supervisor:
                 if probe.outcome is Outcome.BAD:
                     self._unready(probe.reason)
                 elif probe.outcome is Outcome.GOOD and not self.status.ready:
-                    ready_at, self._ever_ready = ready_at or now, True
+                    self._ready_at = self._ready_at or now
                     self._set(ready=True, live=True, reason="")
                     say(f"ready in {now - begin:.1f} s, {len(known)} steps in processes of their own")
             if running is None and now >= pulse.next_at:
-                running = probes.submit(canary.probe, server.url, PROBE_SECONDS if ready_at else FIRST_PROBE_SECONDS)
-            self._served_for = now - ready_at if ready_at else 0.0
+                running = probes.submit(canary.probe, server.url, PROBE_SECONDS if self._ready_at else FIRST_PROBE_SECONDS)
         return ""
 
     def _dead(self, server: Server, known: dict[int, str]) -> str:

@@ -1,0 +1,94 @@
+"""When the canary flies and what it means; the health port; the request it sends."""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+from PIL import Image
+from sightline_ensemble.serve import canary
+from sightline_ensemble.serve.canary import Counts, Outcome, Probe
+from sightline_ensemble.serve.health import Health, Status
+from sightline_ensemble.serve.launcher import Ports, ServeError
+from sightline_ensemble.serve.supervisor import BUSY_LIMIT_SECONDS, LONGEST_PAUSE, Pulse, pauses
+
+GOOD, BAD, BUSY = Probe(Outcome.GOOD), Probe(Outcome.BAD, "no answer"), Probe(Outcome.BUSY, "queue full")
+
+
+def test_a_good_canary_is_repeated_after_the_period() -> None:
+    pulse = Pulse(period=30, good_at=0)
+    assert pulse.outcome(5, GOOD) == "" and pulse.next_at == 35
+
+
+def test_clients_own_answers_postpone_the_canary() -> None:
+    pulse = Pulse(period=30, good_at=0, next_at=10)
+    pulse.count(8, Counts(good=1, failed=3))
+    assert pulse.next_at == 38 and pulse.good_at == 8
+
+
+def test_failures_without_a_success_call_for_a_canary_at_once() -> None:
+    pulse = Pulse(period=30, good_at=0, next_at=30, seen=Counts(4, 0))
+    pulse.count(8, Counts(4, 1))
+    assert pulse.next_at == 8
+
+
+def test_two_bad_canaries_in_a_row_mean_a_restart() -> None:
+    pulse = Pulse(period=30, good_at=0)
+    assert pulse.outcome(1, BAD) == ""
+    assert pulse.outcome(3, BAD) == "no answer"
+
+
+def test_an_answer_between_two_bad_canaries_saves_the_server() -> None:
+    pulse = Pulse(period=30, good_at=0)
+    pulse.outcome(1, BAD)
+    pulse.count(1.5, Counts(1, 0))
+    assert pulse.next_at == 2  # and the canary that makes it ready again is not put off
+    assert pulse.outcome(3, BAD) == ""
+
+
+def test_busy_is_not_bad_until_nobody_is_answered_for_long() -> None:
+    pulse = Pulse(period=30, good_at=0)
+    assert pulse.outcome(BUSY_LIMIT_SECONDS - 1, BUSY) == ""
+    assert "none is answered" in pulse.outcome(BUSY_LIMIT_SECONDS + 1, BUSY)
+
+
+def test_pauses_grow_to_a_limit() -> None:
+    first = list(islice(pauses(), 6))
+    assert first == [0.0, 1.0, 2.0, 4.0, 8.0, 8.0] and max(first) == LONGEST_PAUSE
+
+
+def test_the_canary_is_a_picture() -> None:
+    picture = Image.open(io.BytesIO(canary.picture()))
+    picture.load()
+    assert picture.size == (64, 64) and picture.getextrema() == (0, 252)
+
+
+@pytest.mark.parametrize("path", ["ready", "live"])
+def test_health_port_tells_status_and_reason(path: str) -> None:
+    status = Status(ready=True, live=True, reason="")
+    health = Health("127.0.0.1", 0, lambda: status)
+    url = f"http://127.0.0.1:{health.port}/{path}"
+    try:
+        with urllib.request.urlopen(url) as answer:
+            assert answer.status == 200 and json.load(answer)["ready"] is True
+        status = replace(status, ready=False, live=False, reason="report_0_0: the step's process died")
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(url)
+        assert refusal.value.code == 503 and json.load(refusal.value)["reason"].startswith("report_0_0")
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(url + "/nothing")
+        assert refusal.value.code == 404
+    finally:
+        health.close()
+
+
+def test_free_ports_differ_and_equal_ports_are_refused() -> None:
+    settled = Ports(0, 0, 0, 0).settled("127.0.0.1")
+    assert len({settled.grpc, settled.http, settled.metrics, settled.health}) == 4
+    with pytest.raises(ServeError, match="must differ"):
+        Ports(8001, 8001, 8002, 8003).settled("127.0.0.1")
