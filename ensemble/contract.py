@@ -191,7 +191,7 @@ MODELS: dict[str, Model] = {
         ),
         Model(
             "expert",
-            inputs=(PATCH_FEATURES, ORIGINAL_SIZE, PART_BOX, PROMPT, BOX, PRODUCT, REFERENCE, EXPERT, HISTORY),
+            inputs=(PATCH_FEATURES, ORIGINAL_SIZE, PART_BOX, PROMPT, PRODUCT, REFERENCE, EXPERT, HISTORY, TICKET),
             outputs=(QUESTION, EXPERTS, HEATMAP, clock("expert")),
         ),
         Model(

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from .contract import IN_FLIGHT_LIMIT
-from .errors import RequestError, cancelled, queue_full, timed_out
+from .errors import cancelled, queue_full, timed_out
 
 RUN_VARIABLE = "SIGHTLINE_RUN"
 NO_TICKET = (-1, 0)
@@ -70,16 +70,17 @@ class Ledger:
                 self._table[row, _CANCELLED] = 1
 
     def state(self, ticket: tuple[int, int]) -> str:
-        """ "" go on, "cancelled" or "timeout". Cheap: called once a token."""
+        """ "live", "cancelled" or "expired". Cheap: called once a token."""
         row = self._row(ticket)
         if row is not None and self._table[row, _CANCELLED]:
             return "cancelled"
-        return "timeout" if 0 < int(ticket[1]) <= time.monotonic_ns() else ""
+        return "expired" if 0 < int(ticket[1]) <= time.monotonic_ns() else "live"
 
     def check(self, ticket: tuple[int, int]) -> None:
-        """RequestError CANCELLED or UNAVAILABLE where `state` is not ""."""
-        if state := self.state(ticket):
-            raise _error(state)
+        """RequestError where the request is not live: CANCELLED, or UNAVAILABLE past its deadline."""
+        state = self.state(ticket)
+        if state != "live":
+            raise cancelled() if state == "cancelled" else timed_out()
 
     def in_flight(self) -> int:
         return int((~self._free(time.monotonic_ns())).sum())
@@ -102,10 +103,6 @@ class Ledger:
                 yield
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
-
-
-def _error(state: str) -> RequestError:
-    return cancelled() if state == "cancelled" else timed_out()
 
 
 def path_of(run: str) -> Path:

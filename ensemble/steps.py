@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +20,16 @@ from . import ledger
 from .errors import CANCELLED, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, from_message, invalid
 
 Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a thread needs of a request after `execute()` returned."""
+
+    start_ns: int
+    wanted: frozenset[str]
+    request_id: str
+    timeout_us: int
 
 
 def backend() -> ModuleType:
@@ -133,3 +145,36 @@ def outputs_of(answer: Any, model: str) -> dict[str, np.ndarray]:
 def call(model: str, inputs: Arrays, outputs: Iterable[str], request_id: str = "", timeout_us: int = 0) -> dict[str, np.ndarray]:
     """Run another model of this server and wait. RequestError where it fails."""
     return outputs_of(inference_request(model, inputs, outputs, request_id, timeout_us).exec(), model)
+
+
+# --- answering from a thread pool -------------------------------------------------------------------------------------
+def answer_later(
+    pool: ThreadPoolExecutor, requests: list[Any], names: Iterable[str], answer: Callable[[dict[str, np.ndarray], Job], Arrays], step: str
+) -> list[None]:
+    """`execute()` of a step that must not block: copies the inputs, answers each request once from the pool.
+
+    `answer` gets the given inputs of `names` and the Job; a `ticket` among them is given back where it fails.
+    """
+    names = tuple(names)
+    for request in requests:
+        sender = request.get_response_sender()
+        try:
+            job = Job(time.monotonic_ns(), frozenset(request.requested_output_names()), request.request_id(), request.timeout())
+            pool.submit(_answer_and_send, sender, arrays(request, names), job, answer, step)
+        except Exception as error:
+            send_last(sender, failure(error, step))
+    return [None] * len(requests)
+
+
+def _answer_and_send(sender: Any, inputs: dict[str, np.ndarray], job: Job, answer: Callable[..., Arrays], step: str) -> None:
+    try:
+        last = response(answer(inputs, job), job.wanted)
+    except Exception as error:
+        ledger.release(ledger.as_ticket(inputs.get("ticket")))
+        last = failure(error, step)
+    send_last(sender, last)
+
+
+def send_last(sender: Any, last: Any) -> None:
+    """The one response of a unary request, with its final flag."""
+    sender.send(last, flags=backend().TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,111 @@
+"""Normal patch features and the few-shot map over them: 1 - mean over stages of the largest cosine (AnomalyGPT's formula).
+
+Calibration, without a threshold set by hand: every normal picture is scored against the others (leave one out); few
+pictures are joined by shifted, turned and mirrored copies of themselves. With mean m and deviation s of these n scores,
+0.5 lies where a further normal picture stays below with 95 % probability (the one-sided prediction limit of a normal
+distribution, m + t s sqrt(1 + 1/n)), and the logistic curve around it has the width s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CAPACITY = 8000  # patches; a random subset of fixed seed beyond it
+LEFT_OUT = 64  # at most so many pictures are scored for the calibration
+SMALL = 4  # below so many pictures their changed copies join the calibration
+_TOP_SHARE = 0.01
+_Z95 = 1.645
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Raw score -> 0..1 with the decision at 0.5. `samples`: how many scores of normal pictures it stands on."""
+
+    center: float
+    width: float
+    samples: int
+
+    def __call__(self, raw: np.ndarray | float) -> np.ndarray:
+        return 1 / (1 + np.exp(-np.clip((np.asarray(raw, np.float64) - self.center) / self.width, -30, 30)))
+
+
+@dataclass(frozen=True)
+class Bank:
+    """features float32 [N, D] (each stage's part of unit length), owner int32 [N] (which picture), stages' channels."""
+
+    features: np.ndarray
+    owner: np.ndarray
+    channels: tuple[int, ...]
+    images: int
+    calibration: Calibration
+
+    def joined(self, other: Bank) -> Bank:
+        """Both banks; the calibration of the one that stands on more pictures."""
+        best = max(self, other, key=lambda bank: bank.images).calibration
+        features, owner = np.concatenate([self.features, other.features]), np.concatenate([self.owner, other.owner + self.images])
+        return Bank(features, owner, self.channels, self.images + other.images, best)
+
+
+def channels_of(dims: Mapping[str, object]) -> tuple[int, ...]:
+    return tuple(int(stage[0]) for stage in dims["stages"])  # type: ignore[index,attr-defined]
+
+
+def raw_map(patches: np.ndarray, features: np.ndarray, channels: Sequence[int]) -> np.ndarray:
+    """float32 [P], 0 (normal) to 2. Exact, in chunks.
+
+    Args:
+        patches: float32 [P, D]; features: float32 [N, D].
+    """
+    total, start = np.zeros(len(patches), np.float32), 0
+    for width in channels:
+        query, keys = np.ascontiguousarray(patches[:, start : start + width]), features[:, start : start + width]
+        best = np.full(len(patches), -1, np.float32)
+        for row in range(0, len(keys), _CHUNK):
+            np.maximum(best, (query @ keys[row : row + _CHUNK].T).max(axis=1), out=best)
+        total += best
+        start += width
+    return 1 - total / len(channels)
+
+
+def raw_score(values: np.ndarray) -> float:
+    """The mean of the highest 1 % of a map."""
+    count = max(round(len(values) * _TOP_SHARE), 1)
+    return float(np.partition(values, -count)[-count:].mean())
+
+
+def build(pictures: Sequence[np.ndarray], channels: Sequence[int], changed: Sequence[Sequence[np.ndarray]] = ()) -> Bank:
+    """A bank of the patches float32 [P, D] of each normal picture.
+
+    Args:
+        changed: for each picture, the patches of its changed copies (needed below SMALL pictures).
+    """
+    owner = np.repeat(np.arange(len(pictures), dtype=np.int32), [len(p) for p in pictures])
+    chosen = np.arange(len(owner))
+    if len(owner) > CAPACITY:
+        chosen = np.sort(np.random.default_rng(0).choice(len(owner), CAPACITY, replace=False))
+    features, owner = np.concatenate(pictures)[chosen].astype(np.float32), owner[chosen]
+    return Bank(features, owner, tuple(channels), len(pictures), calibrate(pictures, features, owner, channels, changed))
+
+
+def calibrate(
+    pictures: Sequence[np.ndarray],
+    features: np.ndarray,
+    owner: np.ndarray,
+    channels: Sequence[int],
+    changed: Sequence[Sequence[np.ndarray]],
+) -> Calibration:
+    """See the module's text."""
+    picked = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), LEFT_OUT)).round().astype(int))
+    scores = [raw_score(raw_map(pictures[i], features[owner != i], channels)) for i in picked] if len(pictures) > 1 else []
+    scores += [raw_score(raw_map(patches, features, channels)) for copies in changed for patches in copies]
+    if not scores:
+        raise ValueError("a single picture needs changed copies")
+    count, mean = len(scores), float(np.mean(scores))
+    deviation = max(float(np.std(scores, ddof=1)) if count > 1 else 0.0, 0.05 * mean, 1e-3)
+    student = _Z95 * (1 + (_Z95**2 + 1) / (4 * max(count - 1, 1)))  # Cornish-Fisher: close enough from 3 samples on
+    return Calibration(mean + student * deviation * math.sqrt(1 + 1 / count), deviation, count)

@@ -1,0 +1,109 @@
+"""The few-shot expert: how far the part is from normal ones, where, and LISA's question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import bank as banks
+from . import features, hint, validate
+from .bank import Bank
+from .contract import HEATMAP_SIDE
+from .cutout import seen_window
+from .errors import not_found
+from .features import Call
+from .picture import decode, window_of
+from .steps import string
+from .store import Store
+
+NAME = "few_shot"
+_KEPT = 64  # reference banks in memory
+
+
+@dataclass
+class Expert:
+    """`side` is SAM's input side, `dims` the vision encoder's, `artefact` its hash."""
+
+    store: Store
+    side: int
+    dims: Mapping[str, Any]
+    artefact: str
+    _references: dict[str, Bank] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, inputs: Mapping[str, np.ndarray], call: Call) -> dict[str, np.ndarray]:
+        """question, experts and HEATMAP of one request; see contract.MODELS["expert"] for the inputs."""
+        height, width = (int(v) for v in inputs["original_size"])
+        seen = seen_window(window_of(inputs["part_box"], height, width), self.dims)
+        recipe = self.store.recipe(validate.product_name(inputs["PRODUCT"], "PRODUCT")) if "PRODUCT" in inputs else None
+        normal = self._bank(inputs, recipe.name if recipe else None, call)
+        grid = words = None
+        experts: list[dict[str, Any]] = []
+        if normal is not None:
+            grid, score = self._judge(inputs["patch_features"][0], normal)
+            words = hint.sentence(score, hint.places(grid, seen, height, width))
+            experts.append({"name": NAME, "score": score, "text": words, "references": normal.images})
+        prompt, told = validate.prompt(inputs.get("PROMPT"), "PROMPT"), validate.prompt(inputs.get("EXPERT"), "EXPERT")
+        question = hint.question(prompt, recipe and recipe.description, recipe and recipe.prompt, words, told)
+        return {
+            "question": string(question),
+            "experts": string(json.dumps(experts)),
+            "HEATMAP": hint.heatmap(grid, seen, height, width, HEATMAP_SIDE),
+        }
+
+    def _judge(self, patches: np.ndarray, normal: Bank) -> tuple[np.ndarray, float]:
+        """The calibrated map float [gh, gw] and score, both 0..1."""
+        raw = banks.raw_map(patches, normal.features, normal.channels)
+        score = float(normal.calibration(banks.raw_score(raw)))
+        score = min(score, 0.4999) if score < 0.5 else score
+        return normal.calibration(raw).reshape(self.dims["stages"][0][1:]), round(score, 4)
+
+    def _bank(self, inputs: Mapping[str, np.ndarray], product: str | None, call: Call) -> Bank | None:
+        """The product's bank, the references', or both joined."""
+        enrolled = references = None
+        if product is not None:
+            if self.store.recipe(product).features != self.artefact:
+                raise not_found("PRODUCT", f"'{product}' was enrolled with other artefacts, enrol it again")
+            enrolled = self.store.bank(product)
+        if "REFERENCE" in inputs:
+            references = self._reference_bank(inputs["REFERENCE"].reshape(-1).tolist(), inputs["part_box"], call)
+        if enrolled is not None and references is not None:
+            return enrolled.joined(references)
+        return enrolled if enrolled is not None else references
+
+    def _reference_bank(self, contents: Sequence[bytes], part_box: np.ndarray, call: Call) -> Bank:
+        digest = hashlib.sha256(part_box.tobytes())
+        for content in contents:
+            digest.update(hashlib.sha256(content).digest())
+        key = digest.hexdigest()
+        with self._lock:
+            if key in self._references:
+                return self._references[key]
+        box = part_box[0] if len(part_box) else None
+        found = normal_bank(contents, "REFERENCE", box, self.side, self.dims, call)
+        with self._lock:
+            while len(self._references) >= _KEPT:
+                self._references.pop(next(iter(self._references)))
+            self._references[key] = found
+        return found
+
+
+def normal_bank(contents: Sequence[bytes], name: str, box: np.ndarray | None, side: int, dims: Mapping[str, Any], call: Call) -> Bank:
+    """A bank of encoded normal pictures. RequestError naming `name[i]` for a bad one.
+
+    Args:
+        box: float [4], the part in each of them, or None.
+    """
+    parts, changed = [], []
+    for index, content in enumerate(contents):
+        part = features.part_of(decode(content, f"{name}[{index}]"), box, side, call, f"{name}[{index}] and BOX")
+        parts.append(features.patches_of(part, dims, call))
+        if len(contents) < banks.SMALL:
+            changed.append([features.patches_of(copy, dims, call) for copy in features.changed_copies(part)])
+    return banks.build(parts, banks.channels_of(dims), changed)

@@ -1,0 +1,52 @@
+"""Admits a request or refuses it at once; decodes its picture in a thread pool."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from sightline_ensemble import intake, ledger, steps
+from sightline_ensemble.artefacts import load_manifest
+from sightline_ensemble.contract import MODELS
+from sightline_ensemble.errors import cancelled
+from sightline_ensemble.store import Store
+
+INPUTS = [tensor.name for tensor in MODELS["decode"].inputs]
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        repository = Path(args["model_repository"]).parent
+        self.side = load_manifest(repository / "sam_encoder").dims["image_size"]
+        self.store = Store.from_environment()
+        self.pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), thread_name_prefix="decode")
+
+    def execute(self, requests):
+        for request in requests:
+            start, sender = time.monotonic_ns(), request.get_response_sender()
+            ticket = ledger.NO_TICKET
+            try:
+                if request.is_cancelled():
+                    raise cancelled()
+                ticket = ledger.admit(ledger.deadline_after(request.timeout()))
+                wanted = frozenset(request.requested_output_names())
+                self.pool.submit(self.answer, sender, ticket, start, steps.arrays(request, INPUTS), wanted)
+            except Exception as error:
+                ledger.release(ticket)
+                steps.send_last(sender, steps.failure(error, "decode"))
+        return [None] * len(requests)
+
+    def answer(self, sender, ticket, start, inputs, wanted):
+        try:
+            ledger.check(ticket)
+            outputs = intake.take_in(inputs, wanted, self.side, self.store)
+            outputs |= {"ticket": np.array(ticket, np.int64), "decode_clock": steps.clock(start)}
+            last = steps.response(outputs, wanted)
+        except Exception as error:
+            ledger.release(ticket)
+            last = steps.failure(error, "decode")
+        steps.send_last(sender, last)
+
+    def finalize(self):
+        self.pool.shutdown()

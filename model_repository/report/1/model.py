@@ -1,0 +1,27 @@
+"""Verdict, mask and JSON; the end of a request, so its row of the ledger is given back here."""
+
+from pathlib import Path
+
+from sightline_ensemble import ledger, report, steps
+from sightline_ensemble.artefacts import load_manifest, repository_hashes
+from sightline_ensemble.contract import MODELS
+
+INPUTS = [tensor.name for tensor in MODELS["report"].inputs]
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        repository = Path(args["model_repository"]).parent
+        self.profile = load_manifest(repository / "sam_encoder").profile
+        self.artefacts = repository_hashes(repository, self.profile)
+
+    def execute(self, requests):
+        return steps.answer_each(requests, self.answer, "report", ticket="release")
+
+    def answer(self, request):
+        inputs = {name: value for name in INPUTS if (value := steps.array(request, name)) is not None}
+        ticket = ledger.as_ticket(inputs.get("release"))
+        ledger.check(ticket)
+        outputs = report.report(inputs, frozenset(request.requested_output_names()), self.profile, self.artefacts)
+        ledger.release(ticket)
+        return outputs

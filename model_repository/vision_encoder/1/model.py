@@ -1,0 +1,11 @@
+"""The vision encoder on ONNX Runtime (production: a TensorRT plan)."""
+
+from sightline_ensemble import onnx
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.session, self.run = onnx.graph(args["model_repository"])
+
+    def execute(self, requests):
+        return onnx.answer(requests, self.run, "vision_encoder")
