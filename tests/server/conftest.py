@@ -30,7 +30,7 @@ class Target:
 def tiny_server(products: Path, *arguments: str) -> Iterator[Running]:
     """A server on the tiny artefacts, which are made where they are missing."""
     if not (REPOSITORY / "lisa_engine" / "1" / PROFILE / "manifest.json").exists():
-        subprocess.run([sys.executable, "-m", "sightline_export.cli", "tiny", "--repository", REPOSITORY], check=True)
+        subprocess.run([Path(sys.executable).parent / "sightline-export", "tiny", "--repository", REPOSITORY], check=True)
     with running("--repository", str(REPOSITORY), "--profile", PROFILE, "--products", str(products), *arguments) as server:
         yield server
 
