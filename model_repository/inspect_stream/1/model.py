@@ -1,0 +1,46 @@
+"""Streams an inspection: report and mask at the first [SEG], then text, then the complete report."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from sightline_ensemble import ledger, steps, stream
+from sightline_ensemble.contract import IN_FLIGHT_LIMIT, REQUEST
+from sightline_ensemble.errors import queue_full
+
+INPUTS = [tensor.name for tensor in REQUEST]
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.names = stream.prepared_names("engine_clocks" in json.loads(args["model_config"])["parameters"])
+        self.pool = ThreadPoolExecutor(IN_FLIGHT_LIMIT, thread_name_prefix="stream")
+        self.watcher = stream.Watcher()
+
+    def execute(self, requests):
+        for request in requests:
+            wanted = frozenset(request.requested_output_names())
+            outlet = stream.Outlet(request.get_response_sender(), wanted)
+            try:
+                if len(self.watcher) >= IN_FLIGHT_LIMIT:
+                    raise queue_full(IN_FLIGHT_LIMIT)
+                job = steps.Job(time.monotonic_ns(), wanted, request.request_id(), request.timeout())
+                inputs = steps.arrays(request, INPUTS)
+                self.watcher.add(outlet)
+                self.pool.submit(self.answer, inputs, outlet, job)
+            except Exception as error:
+                self.watcher.remove(outlet)
+                outlet.fail(error)
+
+    def answer(self, inputs, outlet, job):
+        try:
+            stream.inspect(inputs, outlet, job, self.names)
+        except Exception as error:
+            ledger.release(outlet.ticket)
+            outlet.fail(error)
+        finally:
+            self.watcher.remove(outlet)
+
+    def finalize(self):
+        self.pool.shutdown()
+        self.watcher.stop()
