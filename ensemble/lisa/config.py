@@ -31,7 +31,7 @@ class Template:
     user: str = "{image}{question}"
     image: str = "{image}\n"
     assistant: str = "{answer}"
-    bos: bool = False
+    specials: tuple[str, ...] = ()  # names of the tokens that the strings above may name, besides the added ones
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class LisaConfig:
             data = json.loads(path.read_text())
             data["eos"] = tuple(data["eos"])
             data["verdict"] = Verdict(**data["verdict"]) if data.get("verdict") else None
-            data["template"] = Template(**data["template"])
+            template = data["template"]
+            data["template"] = Template(**{**template, "specials": tuple(template["specials"])})
             return LisaConfig(**data)
         except (KeyError, TypeError, AssertionError, json.JSONDecodeError) as error:
             raise ValueError(f"{path.name}: {error}") from None

@@ -22,7 +22,8 @@ class Int4Linear(nn.Module):
 
     def __init__(self, q4: Tensor, sz: Tensor, device: torch.device) -> None:
         super().__init__()
-        self.outputs, self.group = q4.shape[0], 2 * q4.shape[1] // sz.shape[0]
+        self.outputs, self.inputs = q4.shape[0], 2 * q4.shape[1]
+        self.group = self.inputs // sz.shape[0]
         self.cpu = device.type == "cpu"
         self.packed, self.sz = pack(q4, device), sz.to(device, torch.bfloat16).contiguous()
 
@@ -46,6 +47,10 @@ class Int8Linear(nn.Module):
     def bytes(self) -> int:
         return self.q8.nbytes + self.s8.nbytes
 
+    def row(self, i: int) -> Tensor:
+        """fp32 [in]"""
+        return self.q8[i].float() * self.s8[i].float()
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.aten._weight_int8pack_mm(x, self.q8, self.s8)
 
@@ -58,6 +63,10 @@ class PlainLinear(nn.Module):
     @property
     def bytes(self) -> int:
         return self.weight.nbytes
+
+    def row(self, i: int) -> Tensor:
+        """fp32 [in]"""
+        return self.weight[i].float()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)

@@ -1,0 +1,238 @@
+"""The engine: a thread that schedules, runs and postprocesses, one step after the other, until it is closed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from ..errors import UNAVAILABLE, RequestError, broken, cancelled, invalid, queue_full, timed_out
+from .cache import BLOCK, Pages
+from .model import Llama
+from .prompt import Prompter, speak
+from .runner import Runner, load_model, resident_bytes
+from .sampling import Sampler
+from .scheduler import Decode, Prefill, Scheduler
+from .sequence import Event, Request, Sequence
+
+log = logging.getLogger(__name__)
+OnEvent = Callable[[Event], None]
+STEP = "lisa_engine"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds the engine's memory and waiting. `patience` seconds for a request without a deadline."""
+
+    running: int = 16
+    cache_tokens: int = 8192
+    chunk: int = 256
+    waiting: int = 256
+    patience: float = 120.0
+    threads: int = 2
+
+
+def always_live(_: tuple[int, int]) -> str:
+    return "live"
+
+
+class Engine:
+    """Answers requests with LISA. `state(ticket)` -> "live" | "cancelled" | "expired" is asked before every step."""
+
+    def __init__(
+        self, model: Llama, tokenizer: Tokenizer, state: Callable[[tuple[int, int]], str] = always_live, limits: Limits | None = None
+    ) -> None:
+        self.limits, self.state, self.config = limits or Limits(), state, model.config
+        pages = max(self.limits.cache_tokens, self.config.context) // BLOCK + 1
+        self.prompter, self.sampler, self.runner = Prompter(self.config, tokenizer), Sampler(model), Runner(model, pages)
+        self.scheduler = Scheduler(Pages(pages), self.limits.running, self.limits.chunk)
+        self.live: set[Sequence] = set()
+        self.arrived: list[Sequence] = []
+        self.wake = threading.Condition()
+        self.closing = False
+        self.threads = [threading.Thread(target=t, name=f"lisa-{t.__name__}", daemon=True) for t in (self._loop, self._watch)]
+        for thread in self.threads:
+            thread.start()
+
+    @staticmethod
+    def load(folder: Path, state: Callable[[tuple[int, int]], str] = always_live, limits: Limits | None = None) -> Engine:
+        """The engine of an artefact folder: `config.json`, `model.safetensors`, `tokenizer.json`."""
+        torch.set_num_threads((limits or Limits()).threads)
+        model = load_model(folder)
+        held, plain = resident_bytes(model)
+        if held:
+            log.info("large linear layers: %.1f MB resident, %.1f MB in bf16, ratio %.3f", held / 1e6, plain / 1e6, held / plain)
+        return Engine(model, Tokenizer.from_file(str(folder / "tokenizer.json")), state, limits)
+
+    def submit(self, request: Request, on_event: OnEvent) -> None:
+        """Take a request; `on_event` is called from the engine's threads, and a last time with a final event, always."""
+        try:
+            sequence = self._sequence(request, on_event)
+            with self.wake:
+                if self.closing:
+                    raise RequestError(UNAVAILABLE, f"{STEP}: the server is stopping")
+                if len(self.live) >= self.limits.waiting:
+                    raise queue_full(self.limits.waiting)
+                self.live.add(sequence)
+                self.arrived.append(sequence)
+                self.wake.notify()
+        except Exception as error:
+            on_event(self._failure(None, as_request_error(error)))
+
+    def close(self) -> None:
+        """End the threads; requests still in flight fail as UNAVAILABLE."""
+        with self.wake:
+            self.closing = True
+            self.wake.notify_all()
+        for thread in self.threads:
+            thread.join(timeout=10)
+        for sequence in list(self.live):
+            self._fail(sequence, RequestError(UNAVAILABLE, f"{STEP}: the server is stopping"))
+
+    def _sequence(self, request: Request, on_event: OnEvent) -> Sequence:
+        features = np.ascontiguousarray(request.features, dtype=np.float32)
+        if features.ndim != 2 or features.shape[1] != self.config.image_width or not np.isfinite(features).all():
+            raise invalid("image_features", f"expected finite [T, {self.config.image_width}], got {list(features.shape)}")
+        ids = self.prompter.build(request.question, request.history, len(features))
+        limit = max(1, min(request.max_tokens, self.config.context - len(ids)))
+        digest = hashlib.blake2b(features.tobytes(), digest_size=16).digest()
+        deadline = request.ticket[1] or time.monotonic_ns() + int(self.limits.patience * 1e9)
+        return Sequence(request, on_event, ids, len(ids), limit, digest, deadline)
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+    def _loop(self) -> None:
+        while not self.closing:
+            try:
+                with self.wake:
+                    while not (self.arrived or self.scheduler.waiting or self.scheduler.running or self.closing):
+                        self.wake.wait()
+                    arrived, self.arrived = self.arrived, []
+                for sequence in arrived:
+                    self.scheduler.add(sequence)
+                self._drop_ended()
+                self._step()
+            except Exception as error:  # nothing may end this thread
+                log.error("%s: %s: %s", STEP, type(error).__name__, error)
+                for sequence in self.scheduler.all():
+                    self._fail(sequence, as_request_error(error))
+                    self.scheduler.remove(sequence)
+
+    def _drop_ended(self) -> None:
+        """Sequences that were cancelled, are past their deadline, or were ended by the watchdog leave before the step."""
+        for sequence in self.scheduler.all():
+            state = self.state(sequence.request.ticket)
+            if state != "live" or time.monotonic_ns() > sequence.expires_ns:
+                self._fail(sequence, cancelled() if state == "cancelled" else timed_out())
+            if sequence.closed:
+                self.scheduler.remove(sequence)
+
+    def _step(self) -> None:
+        step = self.scheduler.schedule()
+        if step is None:
+            return
+        try:
+            hidden = self.runner.run(step)
+        except Exception as error:
+            for sequence in step.sequences:
+                self._give_up(sequence, error)
+            return
+        ready = self.scheduler.computed(step)
+        if ready:
+            self._sample(step, ready, hidden)
+
+    def _sample(self, step: Prefill | Decode, ready: list[Sequence], hidden: torch.Tensor) -> None:
+        with torch.inference_mode():
+            try:
+                tokens = self.sampler.next(ready, hidden)
+            except Exception as error:
+                if len(ready) == 1:
+                    return self._give_up(ready[0], error)
+                for sequence, row in zip(ready, hidden, strict=True):
+                    self._sample(step, [sequence], row.unsqueeze(0))
+                return
+            for sequence, token, row in zip(ready, tokens, hidden, strict=True):
+                try:
+                    self._take(sequence, token, row)
+                except Exception as error:
+                    self._give_up(sequence, error)
+
+    def _take(self, sequence: Sequence, token: int, hidden: torch.Tensor) -> None:
+        """A sequence's next token, and what its caller hears of it."""
+        ended, found = token in self.config.eos, token == self.config.seg
+        if not ended:
+            sequence.ids.append(token)
+        if found and len(sequence.segs) < self.config.slots:
+            sequence.segs.append(self._embedding(hidden))
+        ended = ended or len(sequence.answer) >= sequence.limit
+        if ended:
+            self.scheduler.remove(sequence)
+        if ended or sequence.request.stream:
+            piece = speak(self.prompter.decode(sequence.answer), sequence.said)
+            sequence.said += piece
+            if piece or found or ended:
+                self._tell(sequence, self._event(sequence, piece, final=ended))
+
+    def _embedding(self, hidden: torch.Tensor) -> np.ndarray:
+        vector = self.runner.model.seg(hidden).cpu().numpy()
+        if not np.isfinite(vector).all():
+            raise ArithmeticError("[SEG] vector is not finite")
+        return vector
+
+    def _give_up(self, sequence: Sequence, error: Exception) -> None:
+        self._fail(sequence, as_request_error(error))
+        self.scheduler.remove(sequence)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+    def _event(self, sequence: Sequence | None, text: str, status: str = "", final: bool = False) -> Event:
+        segs = np.zeros((self.config.slots, self.config.seg_width), np.float32)
+        for row, vector in enumerate(sequence.segs if sequence else ()):
+            segs[row] = vector
+        count, tokens = (len(sequence.segs), len(sequence.answer)) if sequence else (0, 0)
+        return Event(text, segs, count, sequence.probability if sequence else -1.0, tokens, status, final)
+
+    def _failure(self, sequence: Sequence | None, error: RequestError) -> Event:
+        return self._event(sequence, "", status=str(error), final=True)
+
+    def _fail(self, sequence: Sequence, error: RequestError) -> None:
+        self._tell(sequence, self._failure(sequence, error))
+
+    def _tell(self, sequence: Sequence, event: Event) -> None:
+        """Hand an event over, never after a final one."""
+        with sequence.lock:
+            if sequence.closed:
+                return
+            sequence.closed = event.final
+        if event.final:
+            with self.wake:
+                self.live.discard(sequence)
+        try:
+            sequence.on_event(event)
+        except Exception as error:  # the caller's trouble; whoever cannot hear must not be computed for
+            log.warning("%s: a listener failed: %s", STEP, type(error).__name__)
+            sequence.closed = True
+            self.live.discard(sequence)
+
+    def _watch(self) -> None:
+        """Nobody waits for ever, not even for a step that does not come back: a second past its time a request is answered."""
+        while not self.closing:
+            with self.wake:
+                self.wake.wait_for(lambda: self.closing, timeout=0.5)
+                late = [s for s in self.live if time.monotonic_ns() > s.expires_ns + 10**9]
+            for sequence in late:
+                self._fail(sequence, timed_out())
+
+
+def as_request_error(error: Exception) -> RequestError:
+    """The error that a client may read; what was not foreseen goes to the log."""
+    if isinstance(error, RequestError):
+        return error
+    log.error("%s: %s: %s", STEP, type(error).__name__, error)
+    return broken(STEP, error)

@@ -1,0 +1,121 @@
+"""Runs a step of the scheduler on the model: builds the flat tensors, keeps keys and values in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .cache import BLOCK, Store, slots_of
+from .config import LisaConfig
+from .int4 import Int4Linear, Tensors, load_embedding, load_linear
+from .model import Adapted, Llama, RMSNorm
+from .prompt import IMAGE
+from .scheduler import Decode, Prefill
+from .sequence import Sequence
+
+
+def load_model(folder: Path, device: torch.device | None = None) -> Llama:
+    """The model of an artefact folder (`config.json`, `model.safetensors`) in its own dtype; what was trained stays fp32.
+
+    Raises KeyError or ValueError where the files do not fit each other.
+    """
+    device = device or torch.device("cpu")
+    return build_model(LisaConfig.read(folder / "config.json"), load_file(folder / "model.safetensors"), device)
+
+
+def build_model(config: LisaConfig, tensors: Tensors, device: torch.device) -> Llama:
+    dtype = getattr(torch, config.dtype)
+
+    def linear(name: str, inputs: int, outputs: int) -> nn.Module:
+        base = load_linear(tensors, name, dtype, device)
+        if f"{name}.lora_a" not in tensors:
+            return base
+        return Adapted(base, inputs, outputs, len(tensors[f"{name}.lora_a"]))
+
+    embed = load_embedding(tensors, "embed_tokens", dtype, device)
+    model = Llama(config, linear, embed, load_linear(tensors, "head", dtype, device))
+    names = [name for name, _ in model.named_parameters() if ".base." not in name]
+    if lost := [name for name in names if name not in tensors]:
+        raise ValueError(f"model.safetensors lacks {', '.join(lost[:3])}")
+    model.load_state_dict({name: tensors[name] for name in names}, strict=False)
+    for module in model.modules():
+        if isinstance(module, RMSNorm):
+            module.to(dtype)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def resident_bytes(model: Llama) -> tuple[int, int]:
+    """Bytes of the large linears as they lie in memory, and what they would take in bf16."""
+    layers = [module for module in model.modules() if isinstance(module, Int4Linear)]
+    return sum(layer.bytes for layer in layers), sum(2 * layer.inputs * layer.outputs for layer in layers)
+
+
+class Runner:
+    def __init__(self, model: Llama, pages: int) -> None:
+        self.model, self.config = model, model.config
+        self.device = model.cos.device
+        self.dtype = getattr(torch, self.config.dtype)
+        self.group = self.config.num_heads // self.config.num_kv_heads
+        self.store = Store(self.config, pages, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def run(self, step: Prefill | Decode) -> Tensor:
+        """Hidden states [N, H] after the last norm, at the last position computed of each sequence of the step."""
+        return self._prefill(step.sequence, step.count) if isinstance(step, Prefill) else self._decode(step.sequences)
+
+    def _tensor(self, values: list[int] | list[list[int]]) -> Tensor:
+        return torch.tensor(values, device=self.device)
+
+    def _prefill(self, sequence: Sequence, count: int) -> Tensor:
+        start, end = sequence.computed, sequence.computed + count
+        x = self._vectors(sequence, start, end)
+        slots = self._tensor(slots_of(sequence.table, end))
+        fresh, positions = slots[start:], torch.arange(start, end, device=self.device)
+        later = torch.arange(end, device=self.device) > positions.unsqueeze(1)
+        mask = torch.zeros(later.shape, dtype=self.dtype, device=self.device).masked_fill_(later, -torch.inf)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self.store.write(layer, fresh, k, v)
+            k, v = self.store.read(layer, slots, 1)
+            out = F.scaled_dot_product_attention(q.transpose(0, 1).unsqueeze(0), k, v, attn_mask=mask, enable_gqa=self.group > 1)
+            return out[0].transpose(0, 1).flatten(1)
+
+        return self.model(x, positions, attend)[-1:]
+
+    def _vectors(self, sequence: Sequence, start: int, end: int) -> Tensor:
+        """Vectors [end - start, H] of tokens and picture."""
+        ids = self._tensor(sequence.ids[start:end])
+        x = self.model.embed(ids.clamp(min=0))
+        if IMAGE in sequence.ids[start:end]:
+            if sequence.pictures is None:
+                features = torch.from_numpy(sequence.request.features).to(self.device)
+                sequence.pictures = self.model.project(features).to(self.dtype)
+            first = sequence.ids[:start].count(IMAGE)
+            x[ids == IMAGE] = sequence.pictures[first : first + sequence.ids[start:end].count(IMAGE)]
+        return x
+
+    def _decode(self, sequences: list[Sequence]) -> Tensor:
+        batch = len(sequences)
+        # Whole pages for everybody: the attention kernel then gives the same bits alone and in a batch.
+        width = max(len(sequence.table) for sequence in sequences) * BLOCK
+        tables = self._tensor([s.table + [0] * (width // BLOCK - len(s.table)) for s in sequences])
+        slots = (tables.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=self.device)).view(batch, width)
+        positions = self._tensor([sequence.computed for sequence in sequences])
+        fresh = slots.gather(1, positions.unsqueeze(1)).squeeze(1)
+        later = torch.arange(width, device=self.device) > positions.unsqueeze(1)
+        mask = torch.zeros(later.shape, dtype=self.dtype, device=self.device).masked_fill_(later, -torch.inf).view(batch, 1, 1, width)
+        flat, kv_heads = slots.flatten(), self.config.num_kv_heads
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self.store.write(layer, fresh, k, v)
+            k, v = self.store.read(layer, flat, batch)
+            # The query heads that share keys are handed over as several queries of one head: five times faster on a CPU.
+            grouped = q.view(batch, kv_heads, self.group, -1)
+            return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).flatten(1)
+
+        x = self.model.embed(self._tensor([sequence.ids[-1] for sequence in sequences]))
+        return self.model(x, positions, attend)
