@@ -35,7 +35,8 @@ artefacts: $(ARTEFACTS)
 	$(PIP) --no-deps --no-build-isolation -e . -e ./client
 	touch $@
 
-$(ARTEFACTS): .venv/stamp
+# Made again when the trained weights or the exporter change.
+$(ARTEFACTS): .venv/stamp $(wildcard export/*.py training/weights/*)
 	$(BIN)/sightline-export tiny
 
 clean:
