@@ -103,7 +103,8 @@ def _ensemble(ensemble: Ensemble, cpu: bool) -> str:
     inputs = [t for t in ensemble.inputs if not _dropped(t.name, cpu)]
     outputs = [t for t in ensemble.outputs if not _dropped(t.name, cpu)]
     known = {t.name for t in inputs} | {tensor for s in ensemble.steps for name, tensor in s.outputs.items() if not _dropped(name, cpu)}
-    steps = ",\n".join(_step(step, known, cpu) for step in ensemble.steps)
+    used = {t.name for t in outputs} | {tensor for s in ensemble.steps for tensor in s.inputs.values()}
+    steps = ",\n".join(_step(step, known, used, cpu) for step in ensemble.steps)
     return (
         'platform: "ensemble"\nmax_batch_size: 0\n'
         + _tensors("input", inputs, {})
@@ -112,13 +113,14 @@ def _ensemble(ensemble: Ensemble, cpu: bool) -> str:
     )
 
 
-def _step(step: Step, known: set[str], cpu: bool) -> str:
+def _step(step: Step, known: set[str], used: set[str], cpu: bool) -> str:
+    """`known`: tensors that something produces; `used`: that something reads (Triton refuses a tensor that nobody does)."""
     optional = {t.name for t in (ENSEMBLES[step.model] if step.model in ENSEMBLES else MODELS[step.model]).inputs if t.optional}
     missing = {name for name, tensor in step.inputs.items() if tensor not in known}
     if missing - optional:
         raise ValueError(f"{step.model}: nothing produces {sorted(missing - optional)}")
     inputs = {name: tensor for name, tensor in step.inputs.items() if tensor in known}
-    outputs = {name: tensor for name, tensor in step.outputs.items() if not _dropped(name, cpu)}
+    outputs = {name: tensor for name, tensor in step.outputs.items() if tensor in used and not _dropped(name, cpu)}
     rows = [f'      input_map {{ key: "{name}" value: "{tensor}" }}' for name, tensor in inputs.items()]
     rows += [f'      output_map {{ key: "{name}" value: "{tensor}" }}' for name, tensor in outputs.items()]
     return f'    {{\n      model_name: "{step.model}"\n      model_version: -1\n' + "\n".join(rows) + "\n    }"
