@@ -142,8 +142,10 @@ def _share(slots: np.ndarray, mask: np.ndarray, frame: Frame) -> np.ndarray:
         inside = mask[strip - y0]
         if inside.any():
             best = np.maximum.reduce([row(strip) for row in rows])
-            lines, columns = np.nonzero(inside)
-            np.add.at(share, ((lines + strip[0] - y0) // block, columns // block), _sigmoid(best[lines, columns]))
+            likely = np.where(inside, _sigmoid(best), np.float32(0))
+            if block > 1:
+                likely = np.add.reduceat(likely, np.arange(0, width, block), axis=1)
+            np.add.at(share, (strip - y0) // block, likely)
     return share
 
 

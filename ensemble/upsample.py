@@ -45,7 +45,7 @@ def _neighbours(targets: np.ndarray, source: int, target: int) -> tuple[np.ndarr
     return first, second, (place - first).astype(np.float32)
 
 
-def strips(start: int, stop: int, width: int, pixels: int = 2**21) -> list[np.ndarray]:
+def strips(start: int, stop: int, width: int, pixels: int = 2**18) -> list[np.ndarray]:
     """Row numbers start..stop in pieces of about `pixels` pixels."""
     step = max(pixels // max(width, 1), 1)
     return [np.arange(row, min(row + step, stop)) for row in range(start, stop, step)]
