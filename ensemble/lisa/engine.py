@@ -30,14 +30,19 @@ STEP = "lisa_engine"
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds the engine's memory and waiting. `patience` seconds for a request without a deadline."""
+    """What bounds the engine's memory and waiting. `patience`: seconds for a request without a deadline.
+
+    A token uses one core: its products are so short that a second thread which has to wait for its core, because another
+    step runs there, costs far more than it saves. Prompts use `prefill_threads`.
+    """
 
     running: int = 16
     cache_tokens: int = 8192
     chunk: int = 256
     waiting: int = 256
     patience: float = 120.0
-    threads: int = 2
+    prefill_threads: int = 2
+    decode_threads: int = 1
 
 
 def always_live(_: tuple[int, int]) -> str:
@@ -57,7 +62,7 @@ class Engine:
         self.live: set[Sequence] = set()
         self.arrived: list[Sequence] = []
         self.wake = threading.Condition()
-        self.closing = False
+        self.stopped = threading.Event()
         self.threads = [threading.Thread(target=t, name=f"lisa-{t.__name__}", daemon=True) for t in (self._loop, self._watch)]
         for thread in self.threads:
             thread.start()
@@ -65,19 +70,21 @@ class Engine:
     @staticmethod
     def load(folder: Path, state: Callable[[tuple[int, int]], str] = always_live, limits: Limits | None = None) -> Engine:
         """The engine of an artefact folder: `config.json`, `model.safetensors`, `tokenizer.json`."""
-        torch.set_num_threads((limits or Limits()).threads)
         model = load_model(folder)
-        held, plain = resident_bytes(model)
-        if held:
-            log.info("large linear layers: %.1f MB resident, %.1f MB in bf16, ratio %.3f", held / 1e6, plain / 1e6, held / plain)
         return Engine(model, Tokenizer.from_file(str(folder / "tokenizer.json")), state, limits)
+
+    def describe(self) -> str:
+        """One line for the log: what the large linear layers take."""
+        held, plain = resident_bytes(self.runner.model)
+        share = f", {held / plain:.3f} of the {plain / 1e6:.1f} MB of bf16" if held else ""
+        return f"{STEP}: {self.config.num_layers} layers, 4-bit weights {held / 1e6:.1f} MB resident{share}"
 
     def submit(self, request: Request, on_event: OnEvent) -> None:
         """Take a request; `on_event` is called from the engine's threads, and a last time with a final event, always."""
         try:
             sequence = self._sequence(request, on_event)
             with self.wake:
-                if self.closing:
+                if self.stopped.is_set():
                     raise RequestError(UNAVAILABLE, f"{STEP}: the server is stopping")
                 if len(self.live) >= self.limits.waiting:
                     raise queue_full(self.limits.waiting)
@@ -85,13 +92,17 @@ class Engine:
                 self.arrived.append(sequence)
                 self.wake.notify()
         except Exception as error:
-            on_event(self._failure(None, as_request_error(error)))
+            self.refuse(error, on_event)
+
+    def refuse(self, error: Exception, on_event: OnEvent) -> None:
+        """Answer what cannot become a request."""
+        on_event(self._failure(None, as_request_error(error)))
 
     def close(self) -> None:
         """End the threads; requests still in flight fail as UNAVAILABLE."""
         with self.wake:
-            self.closing = True
-            self.wake.notify_all()
+            self.stopped.set()
+            self.wake.notify()
         for thread in self.threads:
             thread.join(timeout=10)
         for sequence in list(self.live):
@@ -109,10 +120,10 @@ class Engine:
 
     # --- the thread ---------------------------------------------------------------------------------------------------
     def _loop(self) -> None:
-        while not self.closing:
+        while not self.stopped.is_set():
             try:
                 with self.wake:
-                    while not (self.arrived or self.scheduler.waiting or self.scheduler.running or self.closing):
+                    while not (self.arrived or self.scheduler.waiting or self.scheduler.running or self.stopped.is_set()):
                         self.wake.wait()
                     arrived, self.arrived = self.arrived, []
                 for sequence in arrived:
@@ -138,6 +149,9 @@ class Engine:
         step = self.scheduler.schedule()
         if step is None:
             return
+        threads = self.limits.prefill_threads if isinstance(step, Prefill) else self.limits.decode_threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         try:
             hidden = self.runner.run(step)
         except Exception as error:
@@ -206,26 +220,24 @@ class Engine:
 
     def _tell(self, sequence: Sequence, event: Event) -> None:
         """Hand an event over, never after a final one."""
-        with sequence.lock:
+        with sequence.lock:  # held while telling: the watchdog's final event must not overtake
             if sequence.closed:
                 return
-            sequence.closed = event.final
-        if event.final:
+            try:
+                sequence.on_event(event)
+                sequence.closed = event.final
+            except Exception as error:  # the caller's trouble; for whom nobody listens nothing is computed
+                log.warning("%s: a listener failed: %s", STEP, type(error).__name__)
+                sequence.closed = True
+        if sequence.closed:
             with self.wake:
                 self.live.discard(sequence)
-        try:
-            sequence.on_event(event)
-        except Exception as error:  # the caller's trouble; whoever cannot hear must not be computed for
-            log.warning("%s: a listener failed: %s", STEP, type(error).__name__)
-            sequence.closed = True
-            self.live.discard(sequence)
 
     def _watch(self) -> None:
         """Nobody waits for ever, not even for a step that does not come back: a second past its time a request is answered."""
-        while not self.closing:
+        while not self.stopped.wait(0.5):
             with self.wake:
-                self.wake.wait_for(lambda: self.closing, timeout=0.5)
-                late = [s for s in self.live if time.monotonic_ns() > s.expires_ns + 10**9]
+                late = [sequence for sequence in self.live if time.monotonic_ns() > sequence.expires_ns + 10**9]
             for sequence in late:
                 self._fail(sequence, timed_out())
 

@@ -6,6 +6,7 @@ Only the artefact's template names special tokens; a caller's text is tokenised 
 
 from __future__ import annotations
 
+import json
 import re
 
 from tokenizers import Tokenizer
@@ -78,9 +79,13 @@ def speak(whole: str, said: str) -> str:
     return whole.lstrip().rstrip("\ufffd \t\r\n")[len(said) :]
 
 
-def read_history(turns: object) -> tuple[tuple[str, str], ...]:
-    """HISTORY as parsed from JSON -> (role, text) pairs; RequestError INVALID_ARGUMENT where it is something else."""
+def read_history(text: str | None) -> tuple[tuple[str, str], ...]:
+    """HISTORY, a JSON list of turns -> (role, text) pairs; RequestError INVALID_ARGUMENT where it is something else."""
     expected = 'expected a JSON list of {"role": "user" | "assistant", "content": text}'
+    try:
+        turns = json.loads(text) if text else []
+    except ValueError:
+        raise invalid("HISTORY", expected) from None
     if not isinstance(turns, list):
         raise invalid("HISTORY", expected)
     pairs = []

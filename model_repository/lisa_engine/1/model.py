@@ -1,0 +1,75 @@
+"""LISA's engine behind Triton: many requests at a time, a response per piece of text or one in all.
+
+A failure is data (`status`), then the final flag alone: an error after a response would leave the reader hanging.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from sightline_ensemble import ledger, steps
+from sightline_ensemble.artefacts import load_manifest
+from sightline_ensemble.contract import MAX_TOKENS_LIMIT, MODELS
+from sightline_ensemble.lisa.engine import Engine
+from sightline_ensemble.lisa.prompt import read_history
+from sightline_ensemble.lisa.sequence import Request
+
+INPUTS = [tensor.name for tensor in MODELS["lisa_engine"].inputs]
+
+
+class Reply:
+    """Sends a request's events; the final flag goes out whatever happens, and nothing after it."""
+
+    def __init__(self, sender, wanted):
+        self.sender, self.wanted, self.start_ns = sender, wanted, time.monotonic_ns()
+
+    def __call__(self, event):
+        ended = True
+        try:
+            self.sender.send(steps.response(self.outputs(event), self.wanted))
+            ended = event.final
+        finally:
+            if ended:
+                self.sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def outputs(self, event):
+        return {
+            "answer": steps.string(event.text),
+            "seg_embeddings": event.seg_embeddings[None],
+            "seg_count": np.array([event.seg_count], np.int32),
+            "seg_probability": np.array([event.seg_probability], np.float32),
+            "tokens": np.array([event.tokens], np.int32),
+            "status": steps.string(event.status),
+            "lisa_clock": steps.clock(self.start_ns),
+        }
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.engine = Engine.load(load_manifest(Path(args["model_repository"])).folder, ledger.state)
+        pb_utils.Logger.log_info(self.engine.describe())
+
+    def execute(self, requests):
+        for request in requests:
+            reply = Reply(request.get_response_sender(), frozenset(request.requested_output_names()))
+            try:
+                parsed = self.request(steps.arrays(request, INPUTS), request.timeout())
+            except Exception as error:
+                self.engine.refuse(error, reply)
+            else:
+                self.engine.submit(parsed, reply)
+
+    def request(self, inputs, timeout_us):
+        token, deadline = ledger.as_ticket(inputs["ticket"])
+        return Request(
+            features=inputs["image_features"][0],
+            question=steps.as_text(inputs["question"], "PROMPT"),
+            history=read_history(steps.as_text(inputs.get("HISTORY"), "HISTORY")),
+            max_tokens=min(int(inputs["MAX_TOKENS"][0]) if "MAX_TOKENS" in inputs else Request.max_tokens, MAX_TOKENS_LIMIT),
+            ticket=(token, deadline or ledger.deadline_after(timeout_us)),
+            stream=bool(inputs.get("stream", [0])[0]),
+        )
+
+    def finalize(self):
+        self.engine.close()
