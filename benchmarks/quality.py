@@ -75,9 +75,9 @@ def contradictions(report: Report, text: str, score: np.float32, mask: np.ndarra
 
 
 def place(mask: np.ndarray) -> str:
-    """The third of the picture in which a mask's centroid lies."""
-    rows, columns = np.nonzero(mask)
-    row, column = (min(2, int((axis.mean() + 0.5) * 3 / side)) for axis, side in zip((rows, columns), mask.shape, strict=True))
+    """The third of the picture in which a mask's centroid lies, borders belonging to the lower one."""
+    centre = [axis.mean() + 0.5 for axis in np.nonzero(mask)]
+    row, column = (int(c > side / 3) + int(c > 2 * side / 3) for c, side in zip(centre, mask.shape, strict=True))
     return LOCATIONS[3 * row + column]
 
 
