@@ -133,17 +133,17 @@ class Engine:
             except Exception as error:  # nothing may end this thread
                 log.error("%s: %s: %s", STEP, type(error).__name__, error)
                 for sequence in self.scheduler.all():
-                    self._fail(sequence, as_request_error(error))
-                    self.scheduler.remove(sequence)
+                    self._give_up(sequence, error)
 
     def _drop_ended(self) -> None:
         """Sequences that were cancelled, are past their deadline, or were ended by the watchdog leave before the step."""
         for sequence in self.scheduler.all():
             state = self.state(sequence.request.ticket)
-            if state != "live" or time.monotonic_ns() > sequence.expires_ns:
-                self._fail(sequence, cancelled() if state == "cancelled" else timed_out())
-            if sequence.closed:
+            ended = state != "live" or time.monotonic_ns() > sequence.expires_ns
+            if ended or sequence.closed:
                 self.scheduler.remove(sequence)
+            if ended:
+                self._fail(sequence, cancelled() if state == "cancelled" else timed_out())
 
     def _step(self) -> None:
         step = self.scheduler.schedule()
@@ -201,8 +201,8 @@ class Engine:
         return vector
 
     def _give_up(self, sequence: Sequence, error: Exception) -> None:
-        self._fail(sequence, as_request_error(error))
         self.scheduler.remove(sequence)
+        self._fail(sequence, as_request_error(error))
 
     # --- events -------------------------------------------------------------------------------------------------------
     def _event(self, sequence: Sequence | None, text: str, status: str = "", final: bool = False) -> Event:
