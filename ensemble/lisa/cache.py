@@ -11,6 +11,7 @@ import hashlib
 import struct
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,7 +97,11 @@ class Store:
     def __init__(self, config: LisaConfig, pages: int, dtype: torch.dtype, device: torch.device) -> None:
         self.kv_heads, self.side = config.num_kv_heads, config.head_dim
         width = 2 * config.num_kv_heads * config.head_dim
-        self.rows = torch.zeros(config.num_layers, pages * BLOCK, width, dtype=dtype, device=device)
+        shape = (config.num_layers, pages * BLOCK, width)
+        if device.type == "cpu":  # zeros that take no memory until they are written; garbage times a mask of 0 could be NaN
+            self.rows = torch.from_numpy(np.zeros((*shape, dtype.itemsize), np.uint8)).view(dtype).squeeze(-1)
+        else:
+            self.rows = torch.zeros(shape, dtype=dtype, device=device)
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """k, v [N, kv_heads, d] to rows `slots` [N]."""

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
 from .config import LisaConfig
 
@@ -148,7 +149,7 @@ class Llama(nn.Module):
         rotation = self.cos[: embeds.shape[1]], self.sin[: embeds.shape[1]]
         x = embeds
         for layer in self.layers:
-            run = partial(torch.utils.checkpoint.checkpoint, layer, use_reentrant=False) if checkpoint else layer
+            run = partial(recompute, layer, use_reentrant=False) if checkpoint else layer
             x = run(x, rotation, causal)
         return self.norm(x)
 
