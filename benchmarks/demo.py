@@ -105,7 +105,8 @@ def product(client: sightline.Client, by_name: dict[str, Cell], console: Console
             return [f"{name}: the few-shot expert did not speak"]
         tell(console, by_name[name], report, f"{report.experts[0].text}")
         draw.overlay(by_name[name].path, report).save(OUT / f"{Path(name).stem}_product.png")
-        tiles.append(Tile(sightline.pictures.to_rgb(by_name[name].path), report, report.experts[0].text, map=True))
+        known = f"expert {report.experts[0].score:.2f} · label {'defective' if by_name[name].defective else 'good'}"
+        tiles.append(Tile(sightline.pictures.to_rgb(by_name[name].path), report, known, map=True))
     sheet(tiles).quantize(128).save(OUT / "product_sheet.png", optimize=True)
     console.print()
     return []

@@ -59,7 +59,7 @@ def contradictions(report: Report, text: str, score: np.float32, mask: np.ndarra
     Args:
         report: the parsed REPORT. text, score: the outputs TEXT and SCORE. mask: the output MASK, UINT8 [H, W].
     """
-    opening = text.split(",")[0].strip().lower()
+    opening = "".join(text.lower().replace(",", " ").replace(".", " ").split()[:1])
     rules = {
         "verdict and SCORE": report.anomaly == bool(score >= 0.5),
         "verdict and MASK": report.anomaly == bool(mask.any()),
@@ -165,11 +165,13 @@ def consistency(answers: list[Answer]) -> list[Measure]:
     good = [answer for answer in answers if answer.report is not None]
     anomalies = [answer.report for answer in good if answer.report and answer.report.anomaly]
     agree = [any(f"the {name} of" in report.text for name in report.locations) for report in anomalies]
-    return [
+    found = [
         Measure("quality", "contradicting answers", sum(bool(answer.problems) for answer in good), "", len(good), "<= 0"),
         Measure("quality", "cells not inspected", len(answers) - len(good), "", len(answers), "<= 0"),
-        Measure("quality", "sentences that name a location of the mask", 100 * float(np.mean(agree)), "%", len(agree)),
     ]
+    if agree:
+        found.append(Measure("quality", "sentences that name a location of the mask", 100 * float(np.mean(agree)), "%", len(agree)))
+    return found
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def sheet(tiles: list[Tile]) -> Image.Image:
 
 def _draw(page: Image.Image, tile: Tile, left: int, top: int) -> None:
     pen, report, large, small = ImageDraw.Draw(page), tile.report, ImageFont.load_default(18), ImageFont.load_default(13)
-    pen.rectangle((left, top, left + SIDE, top + HEAD), fill=ANOMALY if report.anomaly else NORMAL)
+    pen.rectangle((left, top, left + SIDE - 1, top + HEAD), fill=ANOMALY if report.anomaly else NORMAL)
     pen.text((left + 8, top + HEAD / 2), report.verdict.upper(), fill=PAPER, font=large, anchor="lm")
     pen.text((left + SIDE - 8, top + HEAD / 2), f"score {report.score_text}", fill=PAPER, font=small, anchor="rm")
     scale = SIDE / max(tile.image.size)
