@@ -158,7 +158,7 @@ MODELS: dict[str, Model] = {
             "decode",
             inputs=(*REQUEST, POINTS),
             outputs=(TICKET, SAM_PIXELS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX, POINT_COORDS, POINT_LABELS, PART_PIXELS, PIXELS, clock("decode")),
-            max_queue_size=256,
+            max_queue_size=IN_FLIGHT_LIMIT,  # of those not even looked at yet: a crowd beyond it Triton itself refuses, at once
         ),
         Model(
             "sam_encoder",

@@ -91,6 +91,8 @@ def _plain(content: bytes) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 1  # Pillow turns these itself, their size included
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF data is no reason to refuse a good picture

@@ -21,6 +21,7 @@ _SIDE = 64
 class Outcome(Enum):
     GOOD = "good"
     BUSY = "busy"  # refused at the door because as many requests are in flight as are let in
+    LATE = "late"  # past its deadline: a crowd in front of it, or a step that hangs
     BAD = "bad"
 
 
@@ -73,12 +74,18 @@ def probe(url: str, seconds: float) -> Probe:
             content = answer.read()
     except urllib.error.HTTPError as error:
         line = _error_line(error)
-        return Probe(Outcome.BUSY if "queue full" in line else Outcome.BAD, line)
+        return Probe(_outcome(line), line)
     except TimeoutError:
-        return Probe(Outcome.BAD, f"no answer to a test picture within {seconds:g} s")
+        return Probe(Outcome.LATE, f"no answer to a test picture within {seconds:g} s")
     except (OSError, http.client.HTTPException) as error:
         return Probe(Outcome.BAD, f"no connection for a test picture ({type(error).__name__})")
     return Probe(Outcome.GOOD) if b"REPORT" in content else Probe(Outcome.BAD, "a test picture was answered without a report")
+
+
+def _outcome(line: str) -> Outcome:
+    if "queue full" in line or "maximum queue size" in line:
+        return Outcome.BUSY
+    return Outcome.LATE if "timeout" in line else Outcome.BAD
 
 
 def _error_line(error: urllib.error.HTTPError) -> str:

@@ -23,7 +23,8 @@ COUNT_SECONDS = 2.0  # between two looks at the request counts
 FIRST_PROBE_SECONDS = 60.0  # the first inference warms everything up
 PROBE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-BUSY_LIMIT_SECONDS = 180.0  # refused for so long while nobody is answered: it hangs
+BUSY_LIMIT_SECONDS = 180.0  # refused or late for so long while nobody is answered: it hangs
+CROWD = 2  # so many requests ended during a probe (its own may be one): the server is slow, not stuck
 LOOP_SECONDS = 5.0  # a server that served for less than this counts as part of a crash loop
 LONGEST_PAUSE = 8.0  # with it too a step killed in a crash loop is served again within 30 s
 HOPELESS_RESTARTS = 5  # in a row that never became ready: then `/live` turns false too
@@ -38,6 +39,11 @@ class Pulse:
     seen: Counts = field(default_factory=Counts)
     misses: int = 0
     next_at: float = 0.0
+    ended: int = 0  # requests that had ended when the running canary began
+
+    def begin(self) -> None:
+        """A canary sets out."""
+        self.ended = self.seen.good + self.seen.failed
 
     def count(self, now: float, counts: Counts) -> None:
         """Clients' answered requests are as good as a canary; failures without a single success call for one."""
@@ -52,7 +58,8 @@ class Pulse:
 
     def outcome(self, now: float, probe: Probe) -> str:
         """Empty to go on; otherwise why the server must be restarted."""
-        if probe.outcome is Outcome.BUSY:
+        crowd = self.seen.good + self.seen.failed - self.ended >= CROWD
+        if probe.outcome is Outcome.BUSY or (probe.outcome is Outcome.LATE and crowd):
             self.next_at = now + COUNT_SECONDS
             return "requests are refused and none is answered" if now - self.good_at > BUSY_LIMIT_SECONDS else ""
         if probe.outcome is Outcome.GOOD:
@@ -150,13 +157,14 @@ class Supervisor:
                 probe, running = running.result(), None
                 if fault := pulse.outcome(now, probe):
                     return self._unready(fault)
-                if probe.outcome is Outcome.BAD:
+                if pulse.misses:
                     self._unready(probe.reason)
                 elif probe.outcome is Outcome.GOOD and not self.status.ready:
                     self._ready_at = self._ready_at or now
                     self._set(ready=True, live=True, reason="")
                     say(f"ready in {now - begin:.1f} s, {len(known)} steps in processes of their own")
             if running is None and now >= pulse.next_at:
+                pulse.begin()
                 running = probes.submit(canary.probe, server.url, PROBE_SECONDS if self._ready_at else FIRST_PROBE_SECONDS)
         return ""
 

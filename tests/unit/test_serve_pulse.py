@@ -57,6 +57,20 @@ def test_busy_is_not_bad_until_nobody_is_answered_for_long() -> None:
     assert "none is answered" in pulse.outcome(BUSY_LIMIT_SECONDS + 1, BUSY)
 
 
+def test_a_late_canary_is_a_crowd_where_others_end_and_a_hang_where_none_does() -> None:
+    late = Probe(Outcome.LATE, "no answer in time")
+    pulse = Pulse(period=30, good_at=0)
+    for now in (10, 20):
+        pulse.begin()
+        pulse.count(now - 1, Counts(0, now))
+        assert pulse.outcome(now, late) == "" and not pulse.misses
+    pulse.begin()
+    assert pulse.outcome(30, late) == "" and pulse.misses
+    pulse.begin()
+    pulse.count(39, Counts(0, 21))  # its own
+    assert pulse.outcome(40, late) == "no answer in time"
+
+
 def test_pauses_grow_to_a_limit() -> None:
     first = list(islice(pauses(), 6))
     assert first == [0.0, 1.0, 2.0, 4.0, 8.0, 8.0] and max(first) == LONGEST_PAUSE
