@@ -14,6 +14,8 @@ PROFILE_VARIABLE = "SIGHTLINE_PROFILE"
 MANIFEST = "manifest.json"
 _HOW = "make them with `sightline-export` (the tiny ones: `sightline-export tiny`)"
 
+_PUBLIC_NAMES = {"lisa_engine": "lisa"}  # the front shares its engine's artefact, and clients know the front
+
 
 class ArtefactError(Exception):
     """Artefacts are missing, foreign or damaged; the text says which and how to make them."""
@@ -145,5 +147,5 @@ def repository_hashes(repository: Path | str, profile: str | None = None) -> dic
     for model_dir in sorted(Path(repository).iterdir()):
         found = profiles(model_dir)
         if found and (name := profile or chosen_profile(model_dir)) in found:
-            hashes[model_dir.name] = artefact_hash(load_manifest(model_dir, name))
+            hashes[_PUBLIC_NAMES.get(model_dir.name, model_dir.name)] = artefact_hash(load_manifest(model_dir, name))
     return hashes

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .efficientnet import CHANNELS, checkpoint_path, load_backbone
 from .sam_decoder import MaskDecoder, PromptEncoder
-from .smollm2 import build_lisa, gguf_path
+from .smollm2 import build_lisa
 from .tiny_graphs import LisaDecoder, SamDecoder, SamEncoder, VisionEncoder, write_onnx
 from .tiny_vision import CELLS, EXPERT_STRIDES, GLOBAL_TOKENS, TOKEN_WIDTH, SamNeck, TokenNeck
 
@@ -145,7 +145,7 @@ def export_tiny(repository: Path, profile: str = "tiny", weights: Path = WEIGHTS
     table = Table("step", "compared", "largest difference (share of range)", title=f"profile {profile}")
     for model, job in track(jobs, description="ONNX", console=console, transient=True):
         table.add_row(model, "ONNX Runtime and torch, fp32", f"{job():.1e}")
-    language = build_lisa(repository, profile, weights / "language.safetensors", source=gguf_path())
-    for name, what, value in language:
-        table.add_row(name, what, value)
+    language = build_lisa(repository / "lisa_engine", weights / "language.safetensors", profile, slots=SLOTS)
+    for what, value in language.parity.items():
+        table.add_row("lisa_engine", what.replace("_", " "), f"{value:.1e}")
     console.print(table)

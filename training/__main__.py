@@ -1,7 +1,7 @@
 """`python -m sightline_training`: the tiny profile's weights from nothing but installed packages, in one command.
 
 Stages: features (frozen backbone), vision (token neck), language (adapter), sam (neck and decoder), pack (heads, deltas).
-A stage whose result lies in the data folder is not run again; delete the folder to start over.
+A stage that ended (`<stage>.done` lies in the data folder) is not run again; delete the folder to start over.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import sys
 import time
 from pathlib import Path
 
-STAGES = {"features": "done", "vision": "vision.pt", "language": "language.pt", "sam": "sam.pt", "pack": ""}
+STAGES = ("features", "vision", "language", "sam", "pack")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sightline_training", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("build/train"), help="features and checkpoints, about 9 GB (default: %(default)s)")
     folder: Path = parser.parse_args().data
-    for stage, result in STAGES.items():
-        if result and (folder / result).exists():
+    for stage in STAGES:
+        done = folder / f"{stage}.done"
+        if done.exists():
             print(f"{stage}: done before")
             continue
         start = time.monotonic()
@@ -28,6 +29,7 @@ def main() -> int:
         code = subprocess.run([sys.executable, "-m", f"sightline_training.{stage}", flag, str(folder)]).returncode
         if code:
             return code
+        done.touch()
         print(f"{stage}: {(time.monotonic() - start) / 60:.1f} minutes")
     return 0
 

@@ -91,7 +91,6 @@ def main() -> None:
     part_masks = np.stack([low_res(part.mask, SAM_SIDE / max(part.mask.shape)) for part in parts])
     np.save(out / "parts_masks.npy", np.packbits(part_masks, axis=-1))  # [N, M, M / 8]
     extract(out, "parts", lambda i: sam_pixels(parts[i].pixels)[0], len(parts), SAM_SIDE)
-    (out / "done").touch()
 
 
 if __name__ == "__main__":

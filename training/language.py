@@ -48,19 +48,19 @@ class Example:
 
 
 class Pictures:
-    """Picture tokens of one set in four views, and what each view shows."""
+    """Picture tokens of one set in up to four views, and what each view shows."""
 
-    def __init__(self, neck: TokenNeck, pyramids: Pyramids, truth: np.ndarray | None) -> None:
+    def __init__(self, neck: TokenNeck, pyramids: Pyramids, truth: np.ndarray | None, views: int) -> None:
         """truth: bool [N, kinds, M, M] of simulated defects; None: read off the neck's own map."""
         tokens, maps = [], []
-        for flips in FLIPS:
+        for flips in FLIPS[:views]:
             parts = [neck(pyramids.batch(rows, flips)) for rows in np.array_split(np.arange(len(pyramids)), max(1, len(pyramids) // 32))]
             tokens.append(torch.cat([part[0] for part in parts]))
             if truth is None:
                 maps.append(np.concatenate([read_kinds(part[1]) for part in parts]))
             else:
                 maps.append(np.flip(truth, flips) if flips else truth)
-        self.tokens = torch.stack(tokens)  # [4, N, T, C]
+        self.tokens = torch.stack(tokens)  # [views, N, T, C]
         self.findings = [[finding(mask) for mask in view] for view in maps]
 
 
@@ -78,24 +78,24 @@ def read_kinds(logits: Tensor) -> np.ndarray:
 class Examples:
     """Draws training examples."""
 
-    def __init__(self, folder: Path, prompts: Prompter, rng: np.random.Generator) -> None:
+    def __init__(self, folder: Path, prompts: Prompter, rng: np.random.Generator, views: int = len(FLIPS)) -> None:
         neck = TokenNeck()
         neck.load_state_dict(torch.load(folder / "vision.pt", weights_only=True)["neck"])
         neck.eval()
         truth = np.unpackbits(np.load(folder / "synth_masks.npy"), axis=-1).astype(bool)
         with torch.inference_mode():
-            self.real = Pictures(neck, Pyramids(folder, "real", VISION_SIDE, TOKEN_STRIDES), None)
-            self.synth = Pictures(neck, Pyramids(folder, "synth", VISION_SIDE, TOKEN_STRIDES), truth)
+            self.real = Pictures(neck, Pyramids(folder, "real", VISION_SIDE, TOKEN_STRIDES), None, views)
+            self.synth = Pictures(neck, Pyramids(folder, "synth", VISION_SIDE, TOKEN_STRIDES), truth, views)
         self.labels = np.array([cell.probability for cell in cells("train") + cells("val")])
         self.n_train, self.n_synth = len(cells("train")), len(truth) - 200
-        self.prompts, self.rng = prompts, rng
+        self.prompts, self.rng, self.views = prompts, rng, views
 
     def example(self, pictures: Pictures, view: int, i: int, text: str, found: Finding, asked: int, defective: float, weight: float) -> Example:
         reply = self.prompts.reply(answer(found, KINDS[asked - 1] if asked else None))
         return Example(pictures.tokens[view, i], self.prompts.question(text, pictures.tokens.shape[2]), reply, asked, defective, weight)
 
     def drawn_real(self, i: int) -> Example:
-        view, probability = int(self.rng.integers(4)), float(self.labels[i])
+        view, probability = int(self.rng.integers(self.views)), float(self.labels[i])
         found = self.real.findings[view][i] if probability >= 0.5 else Finding(())
         asked = int(self.rng.integers(1, 1 + KIND_COUNT)) if probability == 0 and self.rng.random() < 0.15 else 0
         text = question(self.rng, KINDS[asked - 1] if asked else None)
@@ -103,7 +103,7 @@ class Examples:
         return self.example(self.real, view, i, text, found, asked, probability, 1.0 if probability in (0.0, 1.0) else 0.3)
 
     def drawn_synth(self, i: int) -> Example:
-        view = int(self.rng.integers(4))
+        view = int(self.rng.integers(self.views))
         found = self.synth.findings[view][i]
         asked = int(self.rng.integers(1, 1 + KIND_COUNT)) if self.rng.random() < 0.5 else 0
         text = question(self.rng, KINDS[asked - 1] if asked else None)

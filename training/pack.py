@@ -22,7 +22,6 @@ from sightline_export.tiny_vision import TOKEN_WIDTH
 from sightline_training.language import Examples, Student, validate
 from sightline_training.prompts import Prompter
 
-STATES = 480
 
 
 @torch.inference_mode()
@@ -70,7 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("build/train"))
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    folder, out = (arguments := parser.parse_args()).data, arguments.out
+    parser.add_argument("--states", type=int, default=480, help="prompts that the [SEG] head is fitted to (default: %(default)s)")
+    arguments = parser.parse_args()
+    folder, out = arguments.data, arguments.out
     torch.set_num_threads(2)
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
@@ -82,9 +83,9 @@ def main() -> None:
     student, prompter = Student(), Prompter()
     missing = student.llama.load_state_dict(torch.load(folder / "language.pt", weights_only=True), strict=False)
     assert not missing.unexpected_keys, missing.unexpected_keys
-    examples = Examples(folder, prompter, np.random.default_rng(1))
+    examples = Examples(folder, prompter, np.random.default_rng(1), views=1)
     yes, no = prompter.reply("Yes")[0], prompter.reply("No")[0]
-    error = fit_seg_head(student, *prompt_ends(student, examples, STATES), prompts)
+    error = fit_seg_head(student, *prompt_ends(student, examples, arguments.states), prompts)
     logits, labels = validate(student, examples, no)
     scale, bias = calibrate(logits, labels)
     verdict = {"seg": student.seg, "no": no, "yes": yes, "scale": scale, "bias": bias}

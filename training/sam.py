@@ -7,6 +7,7 @@ the brightest half percent of the mask must agree), drawn parts (box and point p
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,7 @@ def train(folder: Path, steps: int, seed: int) -> None:
     fill_standardisers(trainer.model.neck.standardise, trainer.real, trainer.rng)
     optimiser = torch.optim.AdamW(trainer.model.parameters(), 6e-4, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-4, steps, pct_start=0.08)
-    average = 0.0
+    start, average = time.monotonic(), 0.0
     for step in track(range(1, steps + 1), description="SAM"):
         loss = trainer.step()
         optimiser.zero_grad()
@@ -155,6 +156,8 @@ def train(folder: Path, steps: int, seed: int) -> None:
         optimiser.step()
         schedule.step()
         average = 0.98 * average + 0.02 * loss.item()
+        if step == 20:
+            print(f"{(time.monotonic() - start) / step:.2f} s a step", flush=True)
         if step % 100 == 0 or step == steps:
             print(f"step {step} loss {average / (1 - 0.98**step):.3f} {trainer.report()}", flush=True)
             torch.save({"model": trainer.model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, folder / "sam.pt")
@@ -165,6 +168,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, default=Path("build/train"))
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     train(arguments.data, arguments.steps, arguments.seed)
