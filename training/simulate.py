@@ -8,9 +8,13 @@ bars at right angles to the busbars.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
+
+from sightline_training.data import cells, picture
 
 KINDS = ("crack", "inactive area", "finger interruption")
 SUPERSAMPLE = 4  # lines are drawn finer, then averaged: thin cracks need soft edges
@@ -129,3 +133,20 @@ def simulate(cell: np.ndarray, rng: np.random.Generator) -> Sample:
     masks = {kind: mask for kind, mask in masks.items() if mask.sum() >= 20}
     pixels = np.clip(cell * light + rng.normal(0, 1.0, cell.shape), 0, 255).astype(np.uint8)
     return Sample(pixels, masks) if masks else simulate(cell, rng)
+
+
+def contact_sheet(path: Path, rows: int = 4, columns: int = 8, side: int = 150) -> None:
+    """Simulated defects, one cell below its mask, for a person's eye."""
+    rng, good = np.random.default_rng(0), [cell for cell in cells("train") if cell.probability == 0]
+    sheet = Image.new("L", (columns * side, 2 * rows * side))
+    for i in range(rows * columns):
+        sample = simulate(picture(good[rng.integers(len(good))]), rng)
+        mask = np.any(list(sample.masks.values()), axis=0)
+        for k, image in enumerate((sample.pixels, mask.astype(np.uint8) * 255)):
+            where = ((i % columns) * side, (2 * (i // columns) + k) * side)
+            sheet.paste(Image.fromarray(image).resize((side - 4, side - 4)), where)
+    sheet.save(path, quality=80)
+
+
+if __name__ == "__main__":
+    contact_sheet(Path(__file__).with_name("simulated.jpg"))
