@@ -8,7 +8,8 @@ so it is imported inside functions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -20,6 +21,7 @@ from . import ledger
 from .errors import CANCELLED, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, from_message, invalid
 
 Arrays = Mapping[str, np.ndarray]
+_ENDED: deque[Any] = deque(maxlen=256)  # see `responses`
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,17 @@ def outputs_of(answer: Any, model: str) -> dict[str, np.ndarray]:
 def call(model: str, inputs: Arrays, outputs: Iterable[str], request_id: str = "", timeout_us: int = 0) -> dict[str, np.ndarray]:
     """Run another model of this server and wait. RequestError where it fails."""
     return outputs_of(inference_request(model, inputs, outputs, request_id, timeout_us).exec(), model)
+
+
+def responses(request: Any) -> Iterator[Any]:
+    """Run a decoupled model: its responses, to be read to their end.
+
+    The last few hundred iterators stay alive: Triton 24.10 gives a new one the address of one that has just died and then
+    frees the old one in another thread. Without this the process dies of a damaged heap within some hundred streams.
+    """
+    found = request.exec(decoupled=True)
+    _ENDED.append(found)
+    return found
 
 
 # --- answering from a thread pool -------------------------------------------------------------------------------------

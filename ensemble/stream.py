@@ -141,7 +141,7 @@ def _pieces(inputs: Mapping[str, np.ndarray], job: Job) -> Iterator[dict[str, np
     """The language model's responses. Its failures come as data (`status`) and are raised after its stream has ended."""
     request = steps.inference_request("lisa_engine", {**inputs, "stream": np.array([1], np.int32)}, _ENGINE_OUTPUTS, job.request_id)
     failed = ""
-    for response in request.exec(decoupled=True):
+    for response in steps.responses(request):
         found = steps.outputs_of(response, "lisa_engine")
         if not found or failed:
             continue

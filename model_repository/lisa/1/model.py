@@ -20,7 +20,7 @@ class TritonPythonModel:
     def answer(self, inputs, job):
         ledger.check(ledger.as_ticket(inputs["ticket"]))
         call = steps.inference_request("lisa_engine", inputs, [*OUTPUTS, "status"], job.request_id, job.timeout_us)
-        parts = [part for part in call.exec(decoupled=True) if part.has_error() or part.output_tensors()]
+        parts = [part for part in steps.responses(call) if part.has_error() or part.output_tensors()]
         answers = [steps.outputs_of(part, "lisa_engine") for part in parts]
         if not answers:
             raise RequestError("INTERNAL", "lisa: the engine gave no answer")
