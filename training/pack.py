@@ -57,7 +57,7 @@ def fit_seg_head(student: Student, hidden: Tensor, asked: Tensor, prompts: Tenso
 def calibrate(logits: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     """Platt scaling (1999) on the validation part: scale and bias, so that 0.5 is the decision."""
     truth = probabilities >= 0.5
-    fitted = LogisticRegression(C=1.0, class_weight="balanced").fit(logits[:, None], truth)
+    fitted = LogisticRegression(C=1.0).fit(logits[:, None], truth)
     return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
 
 
