@@ -1,7 +1,7 @@
 """From LISA's mask logits to defects at the picture's own resolution, with bounded memory.
 
 Every `[SEG]` slot is treated by itself and the slots are joined at the end, so a later `[SEG]` can only add to the mask.
-Pictures beyond 16 megapixels are labelled on blocks of f x f pixels: regions less than a block apart count as one.
+Regions are told apart on blocks of f x f pixels, 64 along the longest side: a crack broken by a few faint pixels is one defect to a person.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .regions import components, location, rle
 from .upsample import Rows, strips, upsampler
 
 SPECK = 0.0002  # of the picture: smaller regions are dropped where their slot has larger ones
-_LABEL_SIDE = 4096
+_LABEL_SIDE = 64
 _PEAK_SIDE = 512
 
 

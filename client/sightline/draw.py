@@ -29,8 +29,10 @@ def overlay(picture: Picture, report: Report, heatmap: bool = True) -> Image.Ima
         raise ValueError(f"the picture is {image.height} x {image.width}, the report is about {report.size[0]} x {report.size[1]}")
     scale = _scale(image.size)
     panels = [(marked(image, report, scale), _found(report))]
-    if heatmap and report.heatmap is not None:
+    if heatmap and report.heatmap is not None and report.experts:
         panels.append((heated(image, report.heatmap, scale), _expert(report)))
+    elif heatmap:  # without an expert its map is empty: the bare picture tells more
+        panels.append((image.resize(_scaled(image.size, scale), Image.Resampling.LANCZOS), "as taken"))
     return _page(panels, report)
 
 
