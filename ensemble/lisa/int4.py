@@ -25,7 +25,7 @@ class Int4Linear(nn.Module):
         self.outputs, self.inputs = q4.shape[0], 2 * q4.shape[1]
         self.group = self.inputs // sz.shape[0]
         self.cpu = device.type == "cpu"
-        self.packed, self.sz = pack(q4, device), sz.to(device, torch.bfloat16).contiguous()
+        self.packed, self.sz = pack(q4, device), own(sz.to(torch.bfloat16), device)
 
     @property
     def bytes(self) -> int:
@@ -41,7 +41,7 @@ class Int4Linear(nn.Module):
 class Int8Linear(nn.Module):
     def __init__(self, q8: Tensor, s8: Tensor, device: torch.device) -> None:
         super().__init__()
-        self.q8, self.s8 = q8.to(device), s8.to(device, torch.bfloat16)
+        self.q8, self.s8 = own(q8, device), own(s8.to(torch.bfloat16), device)
 
     @property
     def bytes(self) -> int:
@@ -77,7 +77,7 @@ class Embedding(nn.Module):
 
     def __init__(self, q8: Tensor, d8: Tensor, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        self.q8, self.d8, self.dtype = q8.to(device), d8.to(device), dtype
+        self.q8, self.d8, self.dtype = own(q8, device), own(d8, device), dtype
 
     def forward(self, ids: Tensor) -> Tensor:
         q, d = F.embedding(ids, self.q8), F.embedding(ids, self.d8)
@@ -91,6 +91,11 @@ class PlainEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
+
+
+def own(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy in memory of our own: a mapped file's tensors lie at any offset, and the int8 kernel dies on unaligned rows."""
+    return tensor.to(device, copy=True).contiguous()
 
 
 def pack(q4: Tensor, device: torch.device) -> Tensor:

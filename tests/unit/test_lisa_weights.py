@@ -97,6 +97,16 @@ def test_the_int8_rows_and_their_exact_product():
     assert torch.equal(layer.row(3), q8[3].float() * s8[3].float())
 
 
+@pytest.mark.parametrize("offset", [0, 1, 8])
+def test_tensors_of_a_mapped_file_may_lie_at_any_offset(offset):
+    """A kernel that reads 16 bytes at a time dies on them; what is loaded lies in memory of our own."""
+    codes = torch.randint(-127, 128, (64 * 32 + offset,), dtype=torch.int8)[offset:].view(64, 32)
+    layer = load_linear({"head.q8": codes, "head.s8": torch.ones(64, dtype=torch.bfloat16)}, "head", torch.bfloat16, torch.device("cpu"))
+    assert layer.q8.data_ptr() % 16 == 0 and layer.q8.data_ptr() != codes.data_ptr()
+    x = torch.randn(3, 32).bfloat16()
+    torch.testing.assert_close(layer(x).float(), x.float() @ codes.float().T, atol=2.0, rtol=0.02)
+
+
 def test_rotary_tables_are_exact_and_turn_halves():
     cos, sin = rotary_tables(8, 4, 100.0)
     x = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
