@@ -137,8 +137,7 @@ STATUS = Tensor("status", "STRING", (1,))  # of the engine: empty, or one line `
 STREAM = Tensor("stream", "INT32", (1,), optional=True)  # 1: a response per piece of text
 
 CLOCKS = tuple(
-    clock(step)
-    for step in ("decode", "sam_encoder", "sam_decoder", "cutout", "vision_encoder", "expert", "lisa", "lisa_decoder")
+    clock(step) for step in ("decode", "sam_encoder", "sam_decoder", "cutout", "vision_encoder", "expert", "lisa", "lisa_decoder")
 )
 ENGINES_WITH_CLOCK = ("sam_encoder", "sam_decoder", "vision_encoder", "lisa_decoder")  # only where they run as Python
 
@@ -157,7 +156,8 @@ MODELS: dict[str, Model] = {
         Model(
             "decode",
             inputs=(*REQUEST, POINTS),
-            outputs=(TICKET, SAM_PIXELS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX, POINT_COORDS, POINT_LABELS, PART_PIXELS, PIXELS, clock("decode")),
+            outputs=(TICKET, SAM_PIXELS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX, POINT_COORDS, POINT_LABELS,
+            PART_PIXELS, PIXELS, clock("decode")),
             max_queue_size=IN_FLIGHT_LIMIT,  # of those not even looked at yet: a crowd beyond it Triton itself refuses, at once
         ),
         Model(
@@ -235,7 +235,9 @@ MODELS: dict[str, Model] = {
 }  # fmt: skip
 
 
-def step(model: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None, only: tuple[str, ...] | None = None) -> Step:
+def step(
+    model: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None, only: tuple[str, ...] | None = None
+) -> Step:
     """A step whose tensors keep their names but for those renamed; `only` selects the outputs that are mapped."""
     spec = MODELS[model]
     chosen = [t.name for t in spec.outputs if only is None or t.name in only]
@@ -257,8 +259,9 @@ PREPARED = (
 PART = {"low_res_masks": "part_masks", "iou_predictions": "part_ious"}
 DEFECTS = {"low_res_masks": "defect_masks", "iou_predictions": "defect_ious"}
 
+_DECODED = ("ticket", "sam_pixels", "resized_size", "original_size", "part_box", "point_coords", "point_labels", "decode_clock")
 _PICTURE_STEPS = (
-    step("decode", only=("ticket", "sam_pixels", "resized_size", "original_size", "part_box", "point_coords", "point_labels", "part_pixels", "decode_clock")),
+    step("decode", only=(*_DECODED, "part_pixels")),
     step("sam_encoder"),
     step("sam_decoder", outputs=PART),
     step("cutout", only=("vision_pixels", "cutout_clock")),
@@ -274,7 +277,8 @@ ENSEMBLES: dict[str, Ensemble] = {
             "finish",
             (
                 IMAGE_EMBEDDING, SEG_EMBEDDINGS, ANSWER_TEXT, SEG_COUNT, SEG_PROBABILITY, TOKENS, QUESTION, EXPERTS, PART_MASKS, PART_IOUS,
-                ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, *map(optional, (c for c in CLOCKS if c.name != "lisa_decoder_clock")), MASK_NS, RELEASE,
+                ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, *map(optional,
+                (c for c in CLOCKS if c.name != "lisa_decoder_clock")), MASK_NS, RELEASE,
             ),
             (REPORT, TEXT, SCORE, MASK),
             (step("lisa_decoder", outputs=DEFECTS), step("report")),
@@ -285,7 +289,7 @@ ENSEMBLES: dict[str, Ensemble] = {
             (IMAGE, BOX, POINTS),
             (MASK, IOU, CUTOUT),
             (
-                step("decode", only=("ticket", "sam_pixels", "resized_size", "original_size", "part_box", "point_coords", "point_labels", "pixels", "decode_clock")),
+                step("decode", only=(*_DECODED, "pixels")),
                 step("sam_encoder"),
                 step("sam_decoder", outputs=PART),
                 step("cutout", inputs={"release": "ticket"}, only=("MASK", "IOU", "CUTOUT")),

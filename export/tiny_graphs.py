@@ -71,7 +71,9 @@ class VisionEncoder(nn.Module):
         return self.neck(features)[0], patch_features(features)
 
 
-def write_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], path: Path, dynamic: dict[str, dict[int, str]]) -> None:
+def write_onnx(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], path: Path, dynamic: dict[str, dict[int, str]]
+) -> None:
     """Export with a dynamic batch; `dynamic` names further axes by tensor."""
     axes = {name: {0: "batch", **dynamic.get(name, {})} for name in (*inputs, *outputs)}
     path.parent.mkdir(parents=True, exist_ok=True)

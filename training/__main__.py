@@ -17,7 +17,9 @@ STAGES = ("features", "vision", "language", "sam", "pack")
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sightline_training", description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("build/train"), help="features and checkpoints, about 9 GB (default: %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, default=Path("build/train"), help="features and checkpoints, about 9 GB (default: %(default)s)"
+    )
     folder: Path = parser.parse_args().data
     for stage in STAGES:
         done = folder / f"{stage}.done"

@@ -38,7 +38,7 @@ def data_folder() -> Path:
     """The folder of ELPV's pictures and labels.csv; FileNotFoundError where the package is missing."""
     spec = find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
-        raise FileNotFoundError("elpv-dataset is not installed; expected by: pip install --no-deps -r requirements/tiny.txt")
+        raise FileNotFoundError("elpv-dataset is not installed; expected by: pip install --no-deps -r requirements/files.txt")
     return Path(spec.origin).parent / "data"
 
 

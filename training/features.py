@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
-
 from sightline_export.efficientnet import load_backbone
 from sightline_training.data import cells, picture
 from sightline_training.parts import draw_part

@@ -15,23 +15,23 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
-
 from sightline_ensemble.contract import LOCATIONS
-from sightline_training.prompts import Prompter
 from sightline_export.smollm2 import base_model
 from sightline_export.tiny_vision import KINDS as KIND_COUNT
 from sightline_export.tiny_vision import TOKEN_STRIDES, TOKEN_WIDTH, TokenNeck
 from sightline_training.data import cells
 from sightline_training.features import VISION_SIDE
+from sightline_training.prompts import Prompter
 from sightline_training.simulate import KINDS
 from sightline_training.vision import Pyramids
 from sightline_training.wording import CALLERS_HINTS, Finding, answer, finding, hint, question
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 
 RANK, TARGETS = 16, ("qkv", "o")
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
-BATCH_REAL, BATCH_SYNTH = 5, 3
+BATCH_REAL, BATCH_SYNTH = 4, 4
+EMPHASIS = {6.0: (" top", " bottom", " left", " right", " center"), 3.0: (" crack", " inactive", " finger")}
 PAD = 0
 
 
@@ -88,9 +88,13 @@ class Examples:
             self.synth = Pictures(neck, Pyramids(folder, "synth", VISION_SIDE, TOKEN_STRIDES), truth, views)
         self.labels = np.array([cell.probability for cell in cells("train") + cells("val")])
         self.n_train, self.n_synth = len(cells("train")), len(truth) - 200
+        train_labels = self.labels[: self.n_train]
+        self.groups = [np.flatnonzero(train_labels < 0.5), np.flatnonzero(train_labels >= 0.5)]  # the verdict is calibrated afterwards
         self.prompts, self.rng, self.views = prompts, rng, views
 
-    def example(self, pictures: Pictures, view: int, i: int, text: str, found: Finding, asked: int, defective: float, weight: float) -> Example:
+    def example(
+        self, pictures: Pictures, view: int, i: int, text: str, found: Finding, asked: int, defective: float, weight: float
+    ) -> Example:
         reply = self.prompts.reply(answer(found, KINDS[asked - 1] if asked else None))
         return Example(pictures.tokens[view, i], self.prompts.question(text, pictures.tokens.shape[2]), reply, asked, defective, weight)
 
@@ -125,7 +129,7 @@ class Examples:
         return f"{said} {text}"
 
     def batch(self) -> list[Example]:
-        real = self.rng.choice(self.n_train, BATCH_REAL, replace=False)
+        real = np.concatenate([self.rng.choice(group, BATCH_REAL // 2, replace=False) for group in self.groups])
         synth = self.rng.choice(self.n_synth, BATCH_SYNTH, replace=False)
         return [self.drawn_real(int(i)) for i in real] + [self.drawn_synth(int(i)) for i in synth]
 
@@ -133,8 +137,10 @@ class Examples:
 class Student(nn.Module):
     """The language model with its adapter, and a linear reader that makes the prompt's last vector say what was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompts: Prompter) -> None:
         super().__init__()
+        # Two words of a sentence say where and what; unweighted, the loss is about the others.
+        self.emphasis = {prompts.reply(word)[0]: weight for weight, words in EMPHASIS.items() for word in words}
         self.llama = base_model(torch.bfloat16, rank=RANK, targets=TARGETS, image_width=TOKEN_WIDTH)
         self.asked = nn.Linear(self.llama.config.hidden_size, 1 + KIND_COUNT)
         self.seg = self.llama.config.seg
@@ -166,7 +172,7 @@ class Student(nn.Module):
             start = len(row) - len(example.reply)  # the first word after [SEG] is forced, and "No" is the verdict's
             states.append(hidden[i, start : len(row) - 1])
             targets += row[start + 1 :]
-            weights += [example.weight] * (len(example.reply) - 1)
+            weights += [example.weight * self.emphasis.get(token, 1.0) for token in row[start + 1 :]]
         logits, weight = self.llama.logits(torch.cat(states)), torch.tensor(weights)
         words = F.cross_entropy(logits, torch.tensor(targets), reduction="none")
         return loss + (words * weight).sum() / weight.sum()
@@ -187,7 +193,9 @@ def validate(student: Student, examples: Examples, no: int) -> tuple[np.ndarray,
     """Verdict logits and labels of the validation part, default question."""
     logits = []
     for rows in np.array_split(np.arange(examples.n_train, len(examples.labels)), 14):
-        found = [examples.example(examples.real, 0, int(i), question(np.random.default_rng(0), None), Finding(()), 0, 0.0, 1.0) for i in rows]
+        found = [
+            examples.example(examples.real, 0, int(i), question(np.random.default_rng(0), None), Finding(()), 0, 0.0, 1.0) for i in rows
+        ]
         with torch.autocast("cpu", torch.bfloat16):
             hidden = student.hidden(found, with_reply=False)
         last = hidden[torch.arange(len(found)), torch.tensor([len(example.prompt) - 1 for example in found])]
@@ -195,11 +203,13 @@ def validate(student: Student, examples: Examples, no: int) -> tuple[np.ndarray,
     return torch.cat(logits).numpy(), examples.labels[examples.n_train :]
 
 
-def train(folder: Path, steps: int, seed: int) -> None:
+def train(folder: Path, steps: int, seed: int, views: int, start_from: Path | None) -> None:
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    student, prompts = Student(), Prompter()
-    examples = Examples(folder, prompts, rng)
+    prompts = Prompter()
+    student, examples = Student(prompts), Examples(folder, prompts, rng, views)
+    if start_from is not None:
+        student.llama.load_state_dict(torch.load(start_from, weights_only=True), strict=False)
     no = prompts.reply("No")[0]
     groups = [
         {"params": [p for name, p in student.trainable().items() if "lora" in name], "lr": 1e-3},
@@ -231,6 +241,9 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, default=Path("build/train"))
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--views", type=int, default=len(FLIPS), help="flips of every picture (default: %(default)s)")
+    parser.add_argument("--start-from", type=Path, help="a language.pt to go on from")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
-    train(arguments.data, arguments.steps, arguments.seed)
+    torch.set_num_threads(arguments.threads)
+    train(arguments.data, arguments.steps, arguments.seed, arguments.views, arguments.start_from)

@@ -14,14 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from sklearn.linear_model import LogisticRegression
-from torch import Tensor
-
 from sightline_export.tiny import WEIGHTS
 from sightline_export.tiny_vision import TOKEN_WIDTH
 from sightline_training.language import Examples, Student, validate
 from sightline_training.prompts import Prompter
-
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 
 @torch.inference_mode()
@@ -80,7 +78,8 @@ def main() -> None:
     save_file(half(sam), out / "sam.safetensors")
     save_file(half(torch.load(folder / "vision.pt", weights_only=True)["neck"]), out / "vision.safetensors")
 
-    student, prompter = Student(), Prompter()
+    prompter = Prompter()
+    student = Student(prompter)
     missing = student.llama.load_state_dict(torch.load(folder / "language.pt", weights_only=True), strict=False)
     assert not missing.unexpected_keys, missing.unexpected_keys
     examples = Examples(folder, prompter, np.random.default_rng(1), views=1)

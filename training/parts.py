@@ -18,7 +18,7 @@ def _texture(shape: tuple[int, int], rng: np.random.Generator, cell: np.ndarray)
     """float32 [H, W, 3]: flat, gradient, noise, stripes or a piece of a real picture, tinted."""
     height, width = shape
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    kind = rng.choice(["flat", "gradient", "noise", "stripes", "picture"], p=[0.3, 0.2, 0.2, 0.1, 0.2])
+    kind = rng.choice(["flat", "gradient", "noise", "stripes", "picture"], p=[0.5, 0.15, 0.15, 0.05, 0.15])
     base = np.full(shape, 0.0, np.float32)
     if kind == "gradient":
         angle = rng.uniform(0, 2 * np.pi)
@@ -31,7 +31,7 @@ def _texture(shape: tuple[int, int], rng: np.random.Generator, cell: np.ndarray)
     elif kind == "picture":
         base = cv2.resize(cell, (width, height)).astype(np.float32)
         base = (base - base.mean()) * rng.uniform(0.5, 1.2)
-    tint = rng.uniform(15, 240) + rng.normal(0, 25 if rng.random() < 0.5 else 1, 3)
+    tint = rng.uniform(0, 255) + rng.normal(0, 25 if rng.random() < 0.5 else 1, 3)
     return base[..., None] + tint.astype(np.float32)
 
 
@@ -72,10 +72,12 @@ def draw_part(rng: np.random.Generator, cell: np.ndarray) -> Part:
     background, surface = _texture(shape, rng, cell), _texture(shape, rng, cell)
     if abs(background[mask].mean() - surface[mask].mean()) < 18:
         return draw_part(rng, cell)
-    soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), rng.uniform(0.4, 1.2))[..., None]
+    sharp = mask.astype(np.float32)
+    soft = (cv2.GaussianBlur(sharp, (0, 0), rng.uniform(0.4, 1.2)) if rng.random() < 0.6 else sharp)[..., None]
     pixels = background * (1 - soft) + surface * soft
     if rng.random() < 0.3:  # markings on the part belong to the part
         spot = _outline(shape, rng) & mask
         pixels[spot] += rng.uniform(-40, 40)
-    pixels += rng.normal(0, rng.uniform(0, 5), pixels.shape)
+    if rng.random() < 0.5:  # the other half is as clean as a drawing or a synthetic test picture
+        pixels += rng.normal(0, rng.uniform(0, 5), pixels.shape)
     return Part(np.clip(pixels, 0, 255).astype(np.uint8), mask)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gguf import GGUFReader
-
 from sightline_ensemble.lisa.prompt import Prompter as Served
 from sightline_export.smollm2 import gguf_path, read_config, tokenizer
 

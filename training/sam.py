@@ -14,14 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import track
-from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
-
 from sightline_export.sam_decoder import MaskDecoder, PromptEncoder
 from sightline_export.tiny_vision import KINDS, SAM_STRIDES, SamNeck
 from sightline_training.data import cells
 from sightline_training.features import MASK_SIDE, SAM_SIDE
 from sightline_training.vision import Pyramids, fill_standardisers, random_flips, with_any
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 
 GRID = SAM_SIDE // 16
 DECODER = {"width": 256, "hidden": 1024, "masks": 1}
@@ -104,7 +103,9 @@ class Trainer:
         embedding = self.model.neck({key: torch.cat([group[key] for group in groups]) for key in groups[0]})
 
         present = self.masks[synth].any((2, 3))  # [6, 4]
-        asked = np.array([0 if rng.random() < 0.5 else rng.choice(np.flatnonzero(row)) if rng.random() < 0.85 else rng.integers(4) for row in present])
+        asked = np.array(
+            [0 if rng.random() < 0.5 else rng.choice(np.flatnonzero(row)) if rng.random() < 0.85 else rng.integers(4) for row in present]
+        )
         target = torch.from_numpy(self.masks[synth, asked])
         target = target.flip(flips) if flips else target
         queries = self.model.seg_prompts[torch.from_numpy(np.concatenate((asked, np.zeros(4, np.int64))))].unsqueeze(1)
@@ -139,14 +140,20 @@ class Trainer:
         logits, _ = self.model.decode(self.model.neck(self.parts.batch(rows)), sparse)
         part_iou = true_iou(logits, torch.from_numpy(outlines).float()).mean()
         self.model.train()
-        return f"real AUROC {roc_auc_score(truth, torch.cat(bright)):.4f} | simulated: pixel AUROC {pixel:.4f} IoU {iou:.3f} | parts IoU {part_iou:.3f}"
+        real = roc_auc_score(truth, torch.cat(bright))
+        return f"real AUROC {real:.4f} | simulated: pixel AUROC {pixel:.4f} IoU {iou:.3f} | parts IoU {part_iou:.3f}"
 
 
-def train(folder: Path, steps: int, seed: int) -> None:
-    trainer = Trainer(folder, seed)
-    fill_standardisers(trainer.model.neck.standardise, trainer.real, trainer.rng)
-    optimiser = torch.optim.AdamW(trainer.model.parameters(), 6e-4, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-4, steps, pct_start=0.08)
+def train(folder: Path, steps: int, seed: int, start_from: Path | None) -> None:
+    trainer, rate = Trainer(folder, seed), 6e-4
+    if start_from is None:
+        fill_standardisers(trainer.model.neck.standardise, trainer.real, trainer.rng)
+    else:  # the language model may have learnt the prompt vectors already: they stay
+        trainer.model.load_state_dict(torch.load(start_from, weights_only=True)["model"])
+        trainer.model.seg_prompts.requires_grad_(False)
+        rate = 2e-4
+    optimiser = torch.optim.AdamW([p for p in trainer.model.parameters() if p.requires_grad], rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.08)
     start, average = time.monotonic(), 0.0
     for step in track(range(1, steps + 1), description="SAM"):
         loss = trainer.step()
@@ -169,6 +176,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start-from", type=Path, help="a checkpoint to go on from; its [SEG] prompts stay as they are")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.data, arguments.steps, arguments.seed)
+    train(arguments.data, arguments.steps, arguments.seed, arguments.start_from)

@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-
 from sightline_training.data import cells, picture
 
 KINDS = ("crack", "inactive area", "finger interruption")
@@ -88,7 +87,9 @@ def inactive_area(cell: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarra
         left, width = rng.uniform(0, 0.8) * size, rng.uniform(0.12, 0.7) * size
         slant = rng.normal(0, 25, 2)
         bottom = y1 if rng.random() < 0.7 else rng.uniform(y0 + 0.4 * (y1 - y0), y1)
-        polygon = np.array([[left, y0], [left + width, y0], [left + width + slant[0], bottom], [left + slant[1], bottom + rng.normal(0, 8)]])
+        polygon = np.array(
+            [[left, y0], [left + width, y0], [left + width + slant[0], bottom], [left + slant[1], bottom + rng.normal(0, 8)]]
+        )
     else:
         centre, radius = rng.uniform(0.15, 0.85, 2) * size, rng.uniform(0.06, 0.2) * size
         angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(4, 8))))

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import track
-from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
-
 from sightline_export.efficientnet import CHANNELS
 from sightline_export.tiny_vision import GLOBAL_TOKENS, KINDS, TOKEN_STRIDES, TOKEN_WIDTH, Standardise, TokenNeck
 from sightline_training.data import cells
 from sightline_training.features import VISION_SIDE
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 
 
 class Pyramids:
@@ -131,7 +130,9 @@ def train(folder: Path, epochs: int, seed: int) -> None:
 
 
 @torch.inference_mode()
-def report(neck: TokenNeck, read: Readouts, real: Pyramids, synth: Pyramids, masks: Tensor, labels: Tensor, n_train: int, n_synth: int) -> None:
+def report(
+    neck: TokenNeck, read: Readouts, real: Pyramids, synth: Pyramids, masks: Tensor, labels: Tensor, n_train: int, n_synth: int
+) -> None:
     """Prints the validation part's AUROC and the held-out simulated defects' AUROC by pixel and by place."""
     neck.eval()
     tokens, logits = neck(real.batch(np.arange(n_train, len(real))))

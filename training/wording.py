@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
 from sightline_ensemble.contract import DEFAULT_PROMPT, LOCATIONS
 from sightline_training.simulate import KINDS
 
