@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .contract import ENGINES_WITH_CLOCK, ENSEMBLES, MODELS, Ensemble, Model, Step, Tensor
+from .contract import ENGINES_WITH_CLOCK, MODELS, Model, Tensor
+from .wiring import ENSEMBLES, Ensemble, Step
 
 PRODUCTION_PROFILE = "real"  # the folder below <model>/1/ whose model.plan production loads
 _PYTHON_INSTANCES = {"decode": 2, "cutout": 2, "expert": 2, "report": 2}  # production; the CPU profile has 2 cores in all

@@ -1,6 +1,6 @@
 """The one spec of the pipeline: every model's tensors, the limits, the words for places.
 
-`config.pbtxt` files are generated from `MODELS` and `ENSEMBLES` (`ensemble/configs.py`) and a test keeps them equal.
+`config.pbtxt` files are generated from `MODELS` and `wiring.ENSEMBLES` (`ensemble/configs.py`) and a test keeps them equal.
 Upper-case tensors are public (the contract, version 1); lower-case ones are internal and may change.
 
 Shape letters used below: H, W original picture; S side of SAM's square input; G side of SAM's grid; M side of
@@ -57,23 +57,6 @@ class Model:
     gpu: bool = False  # its Python code wants the GPU in production
     max_queue_size: int = 0  # 0: unbounded
     real_dims: dict[str, tuple[int, ...]] = field(default_factory=dict)  # exact dims of the released checkpoints' engine
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step inside an ensemble: tensor names of the model -> names of the ensemble, only where they differ or are chosen."""
-
-    model: str
-    inputs: dict[str, str]
-    outputs: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    steps: tuple[Step, ...]
 
 
 def optional(tensor: Tensor) -> Tensor:
@@ -233,78 +216,3 @@ MODELS: dict[str, Model] = {
         ),
     )
 }  # fmt: skip
-
-
-def step(
-    model: str, inputs: dict[str, str] | None = None, outputs: dict[str, str] | None = None, only: tuple[str, ...] | None = None
-) -> Step:
-    """A step whose tensors keep their names but for those renamed; `only` selects the outputs that are mapped."""
-    spec = MODELS[model]
-    chosen = [t.name for t in spec.outputs if only is None or t.name in only]
-    if model in ENGINES_WITH_CLOCK:
-        chosen.append(f"{model}_clock")  # dropped by the generator where the step is an engine
-    return Step(
-        model,
-        {t.name: (inputs or {}).get(t.name, t.name) for t in spec.inputs},
-        {name: (outputs or {}).get(name, name) for name in chosen},
-    )
-
-
-PREPARED = (
-    TICKET, IMAGE_EMBEDDING, IMAGE_FEATURES, PART_MASKS, PART_IOUS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX,
-    QUESTION, EXPERTS, HEATMAP, *(c for c in CLOCKS if not c.name.startswith("lisa")),
-)  # fmt: skip
-"""What `prepare` hands on to LISA and to `finish`."""
-
-PART = {"low_res_masks": "part_masks", "iou_predictions": "part_ious"}
-DEFECTS = {"low_res_masks": "defect_masks", "iou_predictions": "defect_ious"}
-
-_DECODED = ("ticket", "sam_pixels", "resized_size", "original_size", "part_box", "point_coords", "point_labels", "decode_clock")
-_PICTURE_STEPS = (
-    step("decode", only=(*_DECODED, "part_pixels")),
-    step("sam_encoder"),
-    step("sam_decoder", outputs=PART),
-    step("cutout", only=("vision_pixels", "cutout_clock")),
-    step("vision_encoder"),
-    step("expert"),
-)
-
-ENSEMBLES: dict[str, Ensemble] = {
-    ensemble.name: ensemble
-    for ensemble in (
-        Ensemble("prepare", REQUEST, PREPARED, _PICTURE_STEPS),
-        Ensemble(
-            "finish",
-            (
-                IMAGE_EMBEDDING, SEG_EMBEDDINGS, ANSWER_TEXT, SEG_COUNT, SEG_PROBABILITY, TOKENS, QUESTION, EXPERTS, PART_MASKS, PART_IOUS,
-                ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, *map(optional,
-                (c for c in CLOCKS if c.name != "lisa_decoder_clock")), MASK_NS, RELEASE,
-            ),
-            (REPORT, TEXT, SCORE, MASK),
-            (step("lisa_decoder", outputs=DEFECTS), step("report")),
-        ),
-        Ensemble("inspect", REQUEST, ANSWER, ()),  # filled below: it is made of the two above
-        Ensemble(
-            "segment",
-            (IMAGE, BOX, POINTS),
-            (MASK, IOU, CUTOUT),
-            (
-                step("decode", only=(*_DECODED, "pixels")),
-                step("sam_encoder"),
-                step("sam_decoder", outputs=PART),
-                step("cutout", inputs={"release": "ticket"}, only=("MASK", "IOU", "CUTOUT")),
-            ),
-        ),
-    )
-}  # fmt: skip
-
-
-def _nested(name: str, inputs: dict[str, str] | None = None) -> Step:
-    """An ensemble as a step of another one."""
-    spec = ENSEMBLES[name]
-    return Step(name, {t.name: (inputs or {}).get(t.name, t.name) for t in spec.inputs}, {t.name: t.name for t in spec.outputs})
-
-
-ENSEMBLES["inspect"] = Ensemble(
-    "inspect", REQUEST, ANSWER, (_nested("prepare"), step("lisa"), _nested("finish", inputs={"release": "ticket"}))
-)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from . import ledger, steps
-from .contract import ENGINES_WITH_CLOCK, ENSEMBLES, PREPARED
+from .contract import ENGINES_WITH_CLOCK
 from .errors import RequestError, cancelled, from_message
 from .steps import Job, as_bytes, string
+from .wiring import ENSEMBLES, PREPARED
 
 POLL_S = 0.02
 _ENGINE_INPUTS = ("image_features", "question", "ticket")

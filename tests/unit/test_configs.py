@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from sightline_ensemble import configs
-from sightline_ensemble.contract import ENGINES_WITH_CLOCK, ENSEMBLES, MODELS
+from sightline_ensemble.contract import ENGINES_WITH_CLOCK, MODELS
+from sightline_ensemble.wiring import ENSEMBLES
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
