@@ -20,10 +20,8 @@ def table() -> str:
         value = f"{row['value']} {row['unit']}".strip()
         lines.append(f"| {row['measure']} | {value} | {row['bar']} | `make bench` | [summary.csv]({SUMMARY}) |")
     machine = rows[-1]["machine"]
-    lines += [
-        "",
-        f"Taken on a shared machine ({machine}), the 654 test cells of [training/split.csv](training/split.csv); only ratios mean much there.",
-    ]
+    cells = "the 654 test cells of [training/split.csv](training/split.csv)"
+    lines += ["", f"Taken on a shared machine ({machine}), where only ratios mean much; quality on {cells}."]
     return "\n".join(lines)
 
 

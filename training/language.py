@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sightline_ensemble.contract import LOCATIONS
+from sightline_ensemble.hint import sentence
 from sightline_export.smollm2 import base_model
 from sightline_export.tiny_vision import KINDS as KIND_COUNT
 from sightline_export.tiny_vision import TOKEN_STRIDES, TOKEN_WIDTH, TokenNeck
@@ -24,7 +25,7 @@ from sightline_training.features import VISION_SIDE
 from sightline_training.prompts import Prompter
 from sightline_training.simulate import KINDS
 from sightline_training.vision import Pyramids
-from sightline_training.wording import CALLERS_HINTS, Finding, answer, finding, hint, question
+from sightline_training.wording import CALLERS_HINTS, Finding, answer, finding, question
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
@@ -123,7 +124,7 @@ class Examples:
             return text
         score = float(np.clip(self.rng.normal(0.35 + 0.3 * defective, 0.22), 0.01, 0.99))
         right = found.kinds and self.rng.random() < 0.8
-        said = hint(score, found.kinds[0][1] if right else str(self.rng.choice(LOCATIONS)))
+        said = sentence(score, [found.kinds[0][1] if right else str(self.rng.choice(LOCATIONS))])
         if self.rng.random() < 0.2:
             said = f"{said} {self.rng.choice(CALLERS_HINTS)}"
         return f"{said} {text}"
@@ -239,7 +240,7 @@ def train(folder: Path, steps: int, seed: int, views: int, start_from: Path | No
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("build/train"))
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=620)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--views", type=int, default=len(FLIPS), help="flips of every picture (default: %(default)s)")

@@ -173,7 +173,7 @@ def train(folder: Path, steps: int, seed: int, start_from: Path | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("build/train"))
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--steps", type=int, default=920)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="a checkpoint to go on from; its [SEG] prompts stay as they are")

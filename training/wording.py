@@ -73,10 +73,3 @@ def question(rng: np.random.Generator, kind: str | None) -> str:
     if kind is not None:
         return str(rng.choice(OF_KIND)).format(a=article(kind), kind=kind)
     return DEFAULT_PROMPT if rng.random() < 0.5 else str(rng.choice(ANY))
-
-
-def hint(score: float, where: str) -> str:
-    """The expert's sentence, as the server writes it (ensemble/hint.py)."""
-    if score < 0.5:
-        return f"The few-shot expert finds no anomaly (score {score:.2f})."
-    return f"The few-shot expert finds an anomaly at the {where} of the image (score {score:.2f})."
