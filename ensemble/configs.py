@@ -73,13 +73,17 @@ def _model(model: Model, cpu: bool, profile: str) -> str:
     return "".join(parts)
 
 
-def _tensors(kind: str, tensors: Iterable[Tensor], real: Mapping[str, tuple[int, ...]]) -> str:
+def _tensors(kind: str, tensors: Iterable[Tensor], real: Mapping[str, tuple[int | str, ...]]) -> str:
     rows = (
-        f'  {{ name: "{t.name}" data_type: TYPE_{t.dtype} dims: [ {", ".join(map(str, real.get(t.name, t.dims)))} ]'
+        f'  {{ name: "{t.name}" data_type: TYPE_{t.dtype} dims: [ {_dims(real.get(t.name, t.dims))} ]'
         f"{' optional: true' if t.optional and kind == 'input' else ''} }}"
         for t in tensors
     )
     return f"{kind} [\n" + ",\n".join(rows) + "\n]\n"
+
+
+def _dims(dims: tuple[int | str, ...]) -> str:
+    return ", ".join("-1" if isinstance(d, str) else str(d) for d in dims)
 
 
 def _scheduling(model: Model) -> str:

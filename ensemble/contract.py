@@ -4,8 +4,9 @@
 Upper-case tensors are public (the contract, version 1); lower-case ones are internal and may change.
 
 Shape letters used below: H, W original picture; S side of SAM's square input; G side of SAM's grid; M side of
-`low_res_masks` (4 G); V side of the vision encoder's input; T picture tokens of LISA; C their width; P patches of the
-expert, D their width (all stages side by side); K `[SEG]` slots of one request; E width of a `[SEG]` embedding.
+`low_res_masks` (4 G); P prompts of one picture, N points of one prompt (a box is two); V side of the vision encoder's input;
+T picture tokens of LISA, C their width; Q patches of the expert, D their width (all stages side by side); K `[SEG]` slots of
+one request; E width of a `[SEG]` embedding.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ LOCATIONS = (
 MAX_PICTURE_BYTES = 64 * 2**20
 MAX_PICTURE_PIXELS = 100_000_000
 MAX_PROMPT_CHARACTERS = 2000
+MAX_POINTS = 1024
 MAX_HISTORY_TURNS = 32
 MAX_REFERENCES = 16
 MAX_ENROLMENT = 500
@@ -30,6 +32,7 @@ MAX_TOKENS_LIMIT = 512
 DEFAULT_MAX_TOKENS = 96
 HEATMAP_SIDE = 256
 PART_SIDE = 2048  # the longest side of `part_pixels`: beyond it no vision encoder sees a difference
+SEG_SLOTS = 4  # `[SEG]` of one request that get a mask
 IN_FLIGHT_LIMIT = 64  # requests admitted at a time; the next one is told "queue full" by the first step
 PRODUCT_NAME = r"[a-z0-9_-]{1,64}"
 
@@ -44,6 +47,9 @@ class Tensor:
     optional: bool = False
 
 
+Range = tuple[int, int, int]  # smallest, the one to tune for, largest
+
+
 @dataclass(frozen=True)
 class Model:
     """One step. `engine` steps are TensorRT plans in production and Python on ONNX Runtime under configs/cpu.pbtxt."""
@@ -56,7 +62,20 @@ class Model:
     decoupled: bool = False
     gpu: bool = False  # its Python code wants the GPU in production
     max_queue_size: int = 0  # 0: unbounded
-    real_dims: dict[str, tuple[int, ...]] = field(default_factory=dict)  # exact dims of the released checkpoints' engine
+    real_dims: dict[str, tuple[int | str, ...]] = field(default_factory=dict)  # of the released checkpoints' engine; a word: dynamic
+    ranges: tuple[dict[str, Range], ...] = ()  # the plan's optimisation profiles, in this order: "batch" and each word of `real_dims`
+
+    def shapes(self, profile: int) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """Each input's smallest, tuned and largest shape, batch first, in one of the plan's optimisation profiles."""
+        ranges = self.ranges[profile]
+        return {
+            t.name: tuple(tuple(ranges[d][i] if isinstance(d, str) else d for d in ("batch", *self.real_dims[t.name])) for i in range(3))
+            for t in self.inputs
+        }
+
+    def dynamic_axes(self, name: str) -> dict[int, str]:
+        """The dynamic axes of an input or output, batch included: axis -> word."""
+        return {axis: d for axis, d in enumerate(("batch", *self.real_dims[name])) if isinstance(d, str)}
 
 
 def optional(tensor: Tensor) -> Tensor:
@@ -96,16 +115,16 @@ SAM_PIXELS = Tensor("sam_pixels", "UINT8", (1, 3, -1, -1))  # resized (PIL bilin
 RESIZED_SIZE = Tensor("resized_size", "INT32", (1, 2))  # height, width inside sam_pixels; beyond them is padding
 ORIGINAL_SIZE = Tensor("original_size", "INT32", (2,))  # H, W
 PART_BOX = Tensor("part_box", "FP32", (-1, 4))  # [1, 4] BOX clipped to the picture, or [0, 4] where none was given
-POINT_COORDS = Tensor("point_coords", "FP32", (1, -1, 2))  # x, y in the frame of sam_pixels
-POINT_LABELS = Tensor("point_labels", "FP32", (1, -1))  # 1 fore-, 0 background, 2 and 3 box corners, -1 padding
+POINT_COORDS = Tensor("point_coords", "FP32", (1, -1, -1, 2))  # [1, P, N, 2] x, y in the frame of sam_pixels
+POINT_LABELS = Tensor("point_labels", "FP32", (1, -1, -1))  # [1, P, N] 1 fore-, 0 background, 2 and 3 box corners, -1 padding
 PART_PIXELS = Tensor("part_pixels", "UINT8", (-1, -1, 3))  # RGB, cropped to the box, longest side at most PART_SIDE
 PIXELS = Tensor("pixels", "UINT8", (-1, -1, 3))  # RGB, cropped to the box, every pixel
 IMAGE_EMBEDDING = Tensor("image_embedding", "FP32", (1, -1, -1, -1))  # [1, 256, G, G]
-PART_MASKS = Tensor("part_masks", "FP32", (1, 1, -1, -1))  # SAM's low_res_masks of the part, logits [1, 1, M, M]
-PART_IOUS = Tensor("part_ious", "FP32", (1, 1))
+PART_MASKS = Tensor("part_masks", "FP32", (1, -1, -1, -1))  # SAM's low_res_masks of the part, logits [1, P, M, M], here P = 1
+PART_IOUS = Tensor("part_ious", "FP32", (1, -1))  # [1, P]
 VISION_PIXELS = Tensor("vision_pixels", "UINT8", (1, 3, -1, -1))  # [1, 3, V, V]
 IMAGE_FEATURES = Tensor("image_features", "FP32", (1, -1, -1))  # [1, T, C]
-PATCH_FEATURES = Tensor("patch_features", "FP32", (1, -1, -1))  # [1, P, D], each stage's part of unit length
+PATCH_FEATURES = Tensor("patch_features", "FP32", (1, -1, -1))  # [1, Q, D], each stage's part of unit length
 QUESTION = Tensor("question", "STRING", (1,))  # exactly what LISA is asked
 EXPERTS = Tensor("experts", "STRING", (1,))  # JSON list, as in the report
 ANSWER_TEXT = Tensor("answer", "STRING", (1,))  # UTF-8, without [SEG]
@@ -130,8 +149,13 @@ def batched(tensor: Tensor, name: str | None = None, dims: tuple[int, ...] | Non
     return Tensor(name or tensor.name, tensor.dtype, dims or tensor.dims[1:], tensor.optional)
 
 
-LOW_RES_MASKS = Tensor("low_res_masks", "FP32", (-1, -1, -1))
-IOU_PREDICTIONS = Tensor("iou_predictions", "FP32", (-1,))
+LOW_RES_MASKS = Tensor("low_res_masks", "FP32", (-1, -1, -1))  # [P or K, M, M]
+IOU_PREDICTIONS = Tensor("iou_predictions", "FP32", (-1,))  # [P or K]
+
+BATCHES: tuple[dict[str, Range], ...] = ({"batch": (1, 1, 1)}, {"batch": (2, 4, 4)}, {"batch": (5, 8, 8)}, {"batch": (9, 16, 16)})
+_BOX: dict[str, Range] = {"prompts": (1, 1, 1), "points": (2, 2, 2)}  # one point and its padding is two as well
+_SEVERAL: dict[str, Range] = {"prompts": (1, 4, 16), "points": (2, 2, 16)}
+_POINTS: dict[str, Range] = {"prompts": (1, 1, 1), "points": (3, 8, MAX_POINTS + 2)}  # with a box
 
 MODELS: dict[str, Model] = {
     model.name: model
@@ -149,15 +173,20 @@ MODELS: dict[str, Model] = {
             outputs=(batched(IMAGE_EMBEDDING),),
             max_batch_size=8,
             engine=True,
-            real_dims={"sam_pixels": (3, 1024, 1024), "image_embedding": (256, 64, 64)},
+            real_dims={"sam_pixels": (3, 1024, 1024), "resized_size": (2,), "image_embedding": (256, 64, 64)},
+            ranges=BATCHES,
         ),
         Model(
             "sam_decoder",
             inputs=(batched(IMAGE_EMBEDDING), batched(POINT_COORDS), batched(POINT_LABELS)),
-            outputs=(Tensor("low_res_masks", "FP32", (1, -1, -1)), Tensor("iou_predictions", "FP32", (1,))),
+            outputs=(LOW_RES_MASKS, IOU_PREDICTIONS),
             max_batch_size=8,
             engine=True,
-            real_dims={"image_embedding": (256, 64, 64), "low_res_masks": (1, 256, 256)},
+            real_dims={
+                "image_embedding": (256, 64, 64), "point_coords": ("prompts", "points", 2), "point_labels": ("prompts", "points"),
+                "low_res_masks": ("prompts", 256, 256), "iou_predictions": ("prompts",),
+            },
+            ranges=tuple(b | kind for kind in (_BOX, _SEVERAL, _POINTS) for b in BATCHES[:3]),
         ),
         Model(
             "cutout",
@@ -171,6 +200,7 @@ MODELS: dict[str, Model] = {
             max_batch_size=8,
             engine=True,
             real_dims={"vision_pixels": (3, 224, 224), "image_features": (256, 1024), "patch_features": (256, 4096)},
+            ranges=BATCHES,
         ),
         Model(
             "expert",
@@ -195,7 +225,11 @@ MODELS: dict[str, Model] = {
             outputs=(LOW_RES_MASKS, IOU_PREDICTIONS),
             max_batch_size=8,
             engine=True,
-            real_dims={"image_embedding": (256, 64, 64), "seg_embeddings": (-1, 256), "low_res_masks": (-1, 256, 256)},
+            real_dims={
+                "image_embedding": (256, 64, 64), "seg_embeddings": (SEG_SLOTS, 256),
+                "low_res_masks": (SEG_SLOTS, 256, 256), "iou_predictions": (SEG_SLOTS,),
+            },
+            ranges=BATCHES[:3],
         ),
         Model(
             "report",

@@ -47,7 +47,7 @@ def take_in(inputs: Mapping[str, np.ndarray], wanted: frozenset[str], side: int,
 
 
 def sam_prompt(box: np.ndarray, points: np.ndarray, height: int, width: int, side: int) -> dict[str, np.ndarray]:
-    """point_coords float32 [1, n, 2] and point_labels [1, n] as SAM's decoder takes them: points, then the box's corners (2, 3).
+    """point_coords float32 [1, 1, n, 2] and point_labels [1, 1, n], one prompt for SAM's decoder: points, then the box's corners (2, 3).
 
     Without a box SAM expects one padding point (label -1); without anything there are two of them.
     """
@@ -57,7 +57,7 @@ def sam_prompt(box: np.ndarray, points: np.ndarray, height: int, width: int, sid
         rows = np.repeat(corners, 2, axis=0)
     new_height, new_width = sam_size(height, width, side)
     coords = rows[:, :2] * (new_width / width, new_height / height)
-    return {"point_coords": coords[None].astype(np.float32), "point_labels": rows[None, :, 2].astype(np.float32)}
+    return {"point_coords": coords[None, None].astype(np.float32), "point_labels": rows[None, None, :, 2].astype(np.float32)}
 
 
 def _part_box(given: np.ndarray | None, own: tuple[float, ...] | None, image: Image.Image) -> np.ndarray:

@@ -39,16 +39,16 @@ def graph(model_dir: Path | str) -> tuple[onnxruntime.InferenceSession, Run]:
 
 
 def parts(run: Run) -> Run:
-    """SAM's mask decoder: rows without a prompt (every label -1) are not run and get zeros."""
+    """SAM's mask decoder: prompts without a point (every label -1) get zeros, and pictures without a prompt are not run."""
 
     def run_prompted(inputs: Arrays) -> Arrays:
-        embedding, rows = inputs["image_embedding"], np.flatnonzero((inputs["point_labels"] >= 0).any(axis=1))
-        count, side = len(embedding), 4 * embedding.shape[-1]
-        outputs = {"low_res_masks": np.zeros((count, 1, side, side), np.float32), "iou_predictions": np.zeros((count, 1), np.float32)}
+        prompted, side = (inputs["point_labels"] >= 0).any(axis=2), 4 * inputs["image_embedding"].shape[-1]  # [B, P]
+        masks, ious = np.zeros((*prompted.shape, side, side), np.float32), np.zeros(prompted.shape, np.float32)
+        rows = np.flatnonzero(prompted.any(axis=1))
         if len(rows):
-            for name, value in run({name: value[rows] for name, value in inputs.items()}).items():
-                outputs[name][rows] = value
-        return outputs
+            found, used = run({name: value[rows] for name, value in inputs.items()}), prompted[rows]
+            masks[prompted], ious[prompted] = found["low_res_masks"][used], found["iou_predictions"][used]
+        return {"low_res_masks": masks, "iou_predictions": ious}
 
     return run_prompted
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .contract import MAX_HISTORY_TURNS, MAX_PROMPT_CHARACTERS, MAX_REFERENCES, MAX_TOKENS_LIMIT, PRODUCT_NAME
+from .contract import MAX_HISTORY_TURNS, MAX_POINTS, MAX_PROMPT_CHARACTERS, MAX_REFERENCES, MAX_TOKENS_LIMIT, PRODUCT_NAME
 from .errors import invalid
 from .picture import open_picture
 from .steps import as_bytes, as_text
 
-MAX_POINTS = 1024
 MAX_HISTORY_CHARACTERS = MAX_HISTORY_TURNS * 4 * MAX_PROMPT_CHARACTERS
 
 

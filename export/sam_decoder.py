@@ -45,16 +45,23 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, downsample: int = 1) -> None:
         super().__init__()
         inner = width // downsample
-        self.heads = heads
+        self.heads, self.head_width = heads, inner // heads
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, inner) for _ in range(3))
         self.out_proj = nn.Linear(inner, width)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """[B, Nq, C], [B, Nk, C], [B, Nk, C] -> [B, Nq, C]."""
-        q, k, v = (
-            proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for proj, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        queries, keys, scale = q.shape[1], k.shape[1], self.head_width**-0.5
+        q, k, v = self.split(self.q_proj(q), queries), self.split(self.k_proj(k), keys), self.split(self.v_proj(v), keys)
+        if torch.onnx.is_in_onnx_export():  # the pattern that engines fuse; the exporter's own would scale q and k each
+            out = torch.softmax((q * scale) @ k.transpose(-2, -1), dim=-1) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return self.out_proj(out.transpose(1, 2).reshape(-1, queries, self.heads * self.head_width))
+
+    def split(self, x: Tensor, length: int) -> Tensor:
+        """[B, N, h d] -> [B, h, N, d]; the batch is the one -1, so that the graph computes no shape but N."""
+        return x.reshape(-1, length, self.heads, self.head_width).transpose(1, 2)
 
 
 class MlpBlock(nn.Module):
@@ -101,7 +108,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(width)
 
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """image and image_pe [B, C, G, G], tokens [B, N, C] -> tokens [B, N, C], image [B, G*G, C]."""
+        """image [B, C, G, G], image_pe [1, C, G, G], tokens [B, N, C] -> tokens [B, N, C], image [B, G*G, C]."""
         image, image_pe = image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
         updated = tokens
         for layer in self.layers:
@@ -133,8 +140,8 @@ class MaskDecoder(nn.Module):
         batch = image_embedding.shape[0]
         output_tokens = torch.cat((self.iou_token.weight, self.mask_tokens.weight), dim=0)
         tokens = torch.cat((output_tokens.expand(batch, -1, -1), sparse), dim=1)
-        hidden, image = self.transformer(image_embedding + dense, image_pe.expand(batch, -1, -1, -1), tokens)
-        upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, tuple(image_embedding.shape[-2:])))  # [B, C/8, M, M]
+        hidden, image = self.transformer(image_embedding + dense, image_pe, tokens)
+        upscaled = self.output_upscaling(image.transpose(1, 2).reshape(-1, *image_pe.shape[1:]))  # [B, C/8, M, M]
         hyper = self.output_hypernetworks_mlps[0](hidden[:, 1])  # [B, C/8]
         masks = torch.einsum("bc,bchw->bhw", hyper, upscaled).unsqueeze(1)
         return masks, self.iou_prediction_head(hidden[:, 0])[:, :1]

@@ -19,16 +19,18 @@ from rich.progress import track
 from rich.table import Table
 from safetensors.torch import load_file
 from sightline_ensemble.artefacts import file_hash, write_manifest
+from sightline_ensemble.contract import SEG_SLOTS
 from torch import Tensor, nn
 
 from .efficientnet import CHANNELS, checkpoint_path, load_backbone
+from .graphs import LisaDecoder, SamDecoder, write_onnx
 from .sam_decoder import MaskDecoder, PromptEncoder
 from .smollm2 import build_lisa
-from .tiny_graphs import LisaDecoder, SamDecoder, SamEncoder, VisionEncoder, write_onnx
+from .tiny_graphs import SamEncoder, VisionEncoder
 from .tiny_vision import CELLS, EXPERT_STRIDES, GLOBAL_TOKENS, TOKEN_WIDTH, SamNeck, TokenNeck
 
 WEIGHTS = Path(__file__).parents[1] / "training" / "weights"
-SAM_SIDE, VISION_SIDE, GRID, SLOTS = 512, 256, 32, 4
+SAM_SIDE, VISION_SIDE, GRID = 512, 256, 32
 PARITY = 2e-3  # of the reference's range: ONNX Runtime fuses and re-orders fp32
 
 
@@ -75,7 +77,9 @@ def graphs(weights: Path) -> list[Graph]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 3, SAM_SIDE, SAM_SIDE), dtype=torch.uint8, generator=generator)
     embedding = torch.randn(2, 256, GRID, GRID, generator=generator)
-    coords = torch.rand(2, 3, 2, generator=generator) * SAM_SIDE
+    coords = torch.rand(2, 2, 3, 2, generator=generator) * SAM_SIDE
+    labels = torch.tensor([[[2.0, 3.0, -1.0], [1.0, 0.0, 1.0]], [[1.0, -1.0, -1.0], [0.0, 2.0, 3.0]]])
+    each, points = {1: "prompts"}, {1: "prompts", 2: "points"}
     masks, slots = ("low_res_masks", "iou_predictions"), {1: "slots"}
     sam = {"sam.safetensors": weights / "sam.safetensors"}
     grids = [[CHANNELS[key], VISION_SIDE // 8, VISION_SIDE // 8] for key in EXPERT_STRIDES]
@@ -88,8 +92,8 @@ def graphs(weights: Path) -> list[Graph]:
         ),
         Graph(
             "sam_decoder", SamDecoder(prompts, decoder, GRID, SAM_SIDE),
-            {"image_embedding": embedding, "point_coords": coords, "point_labels": torch.tensor([[2.0, 3.0, -1.0], [1.0, 0.0, 1.0]])},
-            masks, {"point_coords": {1: "points"}, "point_labels": {1: "points"}}, {"mask_size": 4 * GRID}, sam,
+            {"image_embedding": embedding, "point_coords": coords, "point_labels": labels},
+            masks, {"point_coords": points, "point_labels": points, **dict.fromkeys(masks, each)}, {"mask_size": 4 * GRID}, sam,
         ),
         Graph(
             "vision_encoder", VisionEncoder(backbone, load_tokens(weights / "vision.safetensors")),
@@ -99,8 +103,8 @@ def graphs(weights: Path) -> list[Graph]:
         ),
         Graph(
             "lisa_decoder", LisaDecoder(prompts, decoder, GRID, SAM_SIDE),
-            {"image_embedding": embedding, "seg_embeddings": torch.randn(2, SLOTS, 256, generator=generator)},
-            masks, {name: slots for name in ("seg_embeddings", *masks)}, {"slots": SLOTS, "width": 256, "mask_size": 4 * GRID}, sam,
+            {"image_embedding": embedding, "seg_embeddings": torch.randn(2, SEG_SLOTS, 256, generator=generator)},
+            masks, {name: slots for name in ("seg_embeddings", *masks)}, {"slots": SEG_SLOTS, "width": 256, "mask_size": 4 * GRID}, sam,
         ),
     ]  # fmt: skip
 
@@ -145,7 +149,7 @@ def export_tiny(repository: Path, profile: str = "tiny", weights: Path = WEIGHTS
     table = Table("step", "compared", "largest difference (share of range)", title=f"profile {profile}")
     for model, job in track(jobs, description="ONNX", console=console, transient=True):
         table.add_row(model, "ONNX Runtime and torch, fp32", f"{job():.1e}")
-    language = build_lisa(repository / "lisa_engine", weights / "language.safetensors", profile, slots=SLOTS)
+    language = build_lisa(repository / "lisa_engine", weights / "language.safetensors", profile, slots=SEG_SLOTS)
     for what, value in language.parity.items():
         table.add_row("lisa_engine", what.replace("_", " "), f"{value:.1e}")
     console.print(table)

@@ -42,7 +42,7 @@ def _sam_encoder(path: Path) -> None:
     _graph(path, nodes, [("sam_pixels", U8, ["b", 3, SIDE, SIDE])], [("image_embedding", F, ["b", 256, GRID, GRID])], {"w": weight})
 
 
-def _mask_decoder(path: Path, extra: list, count_from: str, slots: str | int) -> None:
+def _mask_decoder(path: Path, extra: list, count_from: str, slots: str) -> None:
     """Masks: the embedding's first channel upsampled, minus 0.5, for each of the slots."""
     nodes = [
         helper.make_node("Slice", ["image_embedding", "zero", "one", "axis1"], ["c"]),
@@ -50,11 +50,8 @@ def _mask_decoder(path: Path, extra: list, count_from: str, slots: str | int) ->
         helper.make_node("Sub", ["up", "half"], ["logit"]),
         helper.make_node("ReduceSum", [count_from, "axes2"], ["s"], keepdims=1),
         helper.make_node("Mul", ["s", "nil"], ["n"]),
-        *(
-            [helper.make_node("Unsqueeze", ["n", "axis3"], ["n4"]), helper.make_node("Add", ["logit", "n4"], ["low_res_masks"])]
-            if slots != 1
-            else [helper.make_node("Identity", ["logit"], ["low_res_masks"])]
-        ),
+        helper.make_node("Unsqueeze", ["n", "axis3"], ["n4"]),
+        helper.make_node("Add", ["logit", "n4"], ["low_res_masks"]),
         helper.make_node("ReduceMean", ["low_res_masks"], ["iou_predictions"], axes=[2, 3], keepdims=0),
     ]
     constants = {
@@ -157,7 +154,7 @@ def build(source: Path, target: Path) -> Path:
     shutil.copytree(source, target, ignore=lambda folder, names: [n for n in names if (Path(folder) / n / "manifest.json").exists()])
     path = {name: target / name / "1" / PROFILE / "model.onnx" for name in ENGINES}
     _sam_encoder(path["sam_encoder"])
-    _mask_decoder(path["sam_decoder"], [("point_coords", F, ["b", "n", 2]), ("point_labels", F, ["b", "n"])], "point_coords", 1)
+    _mask_decoder(path["sam_decoder"], [("point_coords", F, ["b", "p", "n", 2]), ("point_labels", F, ["b", "p", "n"])], "point_labels", "p")
     _mask_decoder(path["lisa_decoder"], [("seg_embeddings", F, ["b", "k", 256])], "seg_embeddings", "k")
     _vision_encoder(path["vision_encoder"])
     stages = [[channels, 8, 8] for channels in CHANNELS]

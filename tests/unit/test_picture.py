@@ -79,8 +79,8 @@ def test_sam_frame():
     assert pixels.shape == (1, 3, 64, 64) and (pixels[0, :, :32] == 9).all() and not pixels[0, :, 32:].any()
     nothing = np.zeros((0, 3), np.float32)
     found = intake.sam_prompt(np.array([[0, 0, 20, 10]], np.float32), nothing, 10, 20, 64)
-    assert found["point_coords"].tolist() == [[[0, 0], [64, 32]]] and found["point_labels"].tolist() == [[2, 3]]
-    assert intake.sam_prompt(np.zeros((0, 4)), nothing, 10, 20, 64)["point_labels"].tolist() == [[-1, -1]]
+    assert found["point_coords"].tolist() == [[[[0, 0], [64, 32]]]] and found["point_labels"].tolist() == [[[2, 3]]]
+    assert intake.sam_prompt(np.zeros((0, 4)), nothing, 10, 20, 64)["point_labels"].tolist() == [[[-1, -1]]]
     one = intake.sam_prompt(np.zeros((0, 4)), np.array([[10, 5, 1]], np.float32), 10, 20, 64)
-    assert one["point_labels"].tolist() == [[1, -1]] and one["point_coords"][0, 0].tolist() == [32, 16]
+    assert one["point_labels"].tolist() == [[[1, -1]]] and one["point_coords"][0, 0, 0].tolist() == [32, 16]
     assert contract.PART_SIDE >= max(picture.crop(image, (0, 0, 20, 10), contract.PART_SIDE).shape)

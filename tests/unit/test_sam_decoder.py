@@ -3,8 +3,14 @@
 import sys
 import types
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from sightline_ensemble.contract import MODELS
+from sightline_ensemble.onnx import parts
+from sightline_export.graphs import LisaDecoder, SamDecoder, write_onnx
 from sightline_export.sam_decoder import MaskDecoder, PromptEncoder
 
 GRID, SIDE = 16, 256
@@ -74,3 +80,80 @@ def test_one_picture_does_not_change_another(pair):
     together, _ = decoder(images, pe, sparse, dense)
     alone, _ = decoder(images[1:2], pe, sparse[1:2], dense)
     torch.testing.assert_close(together[1:2], alone, atol=1e-4, rtol=1e-4)
+
+
+def prompts_of(pictures: int, prompts: int, points: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random prompts, each with the corners of a box last."""
+    labels = torch.randint(-1, 2, (pictures, prompts, points)).float()
+    labels[..., -2:] = torch.tensor([2.0, 3.0])
+    return torch.rand(pictures, prompts, points, 2) * SIDE, labels
+
+
+@torch.inference_mode()
+def test_several_prompts_of_a_picture(pair):
+    """Meta's decoder takes one picture and its prompts; ours several pictures with several each."""
+    decoder, prompts, ours_decoder, ours_prompts = pair
+    images, (coords, labels) = torch.randn(2, 256, GRID, GRID), prompts_of(2, 3, 4)
+    masks, ious = SamDecoder(ours_prompts, ours_decoder, GRID, SIDE)(images, coords, labels)
+    assert masks.shape == (2, 3, 4 * GRID, 4 * GRID) and ious.shape == (2, 3)
+    for b in range(2):
+        sparse, dense = prompts(points=(coords[b, :, :2], labels[b, :, :2]), boxes=coords[b, :, 2:].flatten(1), masks=None)
+        expected, expected_iou = decoder(images[b : b + 1], prompts.get_dense_pe(), sparse, dense, multimask_output=False)
+        torch.testing.assert_close(masks[b], expected[:, 0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ious[b], expected_iou[:, 0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def sam_graph(pair, tmp_path_factory):
+    """The graph, and a function that runs its ONNX form, traced with other counts than it is run with."""
+    graph, path = SamDecoder(pair[3], pair[2], GRID, SIDE), tmp_path_factory.mktemp("graph") / "model.onnx"
+    spec, (coords, labels) = MODELS["sam_decoder"], prompts_of(2, 3, 4)
+    names = tuple(t.name for t in spec.outputs)
+    dynamic = {t.name: spec.dynamic_axes(t.name) for t in (*spec.inputs, *spec.outputs)}
+    inputs = dict(zip((t.name for t in spec.inputs), (torch.randn(2, 256, GRID, GRID), coords, labels), strict=True))
+    write_onnx(graph, inputs, names, path, dynamic)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return graph, path, lambda arrays: dict(zip(names, session.run(names, arrays), strict=True))
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 2), (3, 1, 2), (1, 5, 3), (2, 2, 9)])
+@torch.inference_mode()
+def test_graph_takes_any_counts(sam_graph, counts):
+    graph, _, run = sam_graph
+    inputs = (torch.randn(counts[0], 256, GRID, GRID), *prompts_of(*counts))
+    found = run(dict(zip(("image_embedding", "point_coords", "point_labels"), (t.numpy() for t in inputs), strict=True)))
+    for value, expected in zip(found.values(), graph(*inputs), strict=True):
+        torch.testing.assert_close(torch.from_numpy(value), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_graph_computes_few_shapes(sam_graph):
+    """Each attention needs the number of tokens and nothing else; a torch idiom that traces badly brings dozens more."""
+    kinds = [node.op_type for node in onnx.load(sam_graph[1]).graph.node]
+    assert kinds.count("Shape") <= 16 and kinds.count("LayerNormalization") == 10
+    assert not {"Mod", "If", "Loop", "NonZero", "ReduceMean"} & set(kinds)
+
+
+@torch.inference_mode()
+def test_prompts_without_points_are_zero(sam_graph):
+    graph, _, run = sam_graph
+    image, (coords, labels) = torch.randn(3, 256, GRID, GRID), prompts_of(3, 2, 2)
+    labels[0], labels[1, 1] = -1, -1
+    runs = []
+    found = parts(lambda arrays: runs.append(len(arrays["point_labels"])) or run(arrays))(
+        {"image_embedding": image.numpy(), "point_coords": coords.numpy(), "point_labels": labels.numpy()}
+    )
+    assert runs == [2]  # pictures: the first has no prompt at all
+    expected = graph(image, coords, labels)[0]
+    expected[0], expected[1, 1] = 0, 0
+    np.testing.assert_allclose(found["low_res_masks"], expected.numpy(), atol=1e-4)
+    assert (found["iou_predictions"] != 0).tolist() == [[False, False], [True, False], [True, True]]
+
+
+@torch.inference_mode()
+def test_slots_are_prompts_of_one_vector(pair):
+    *_, decoder, prompts = pair
+    graph, image, vectors = LisaDecoder(prompts, decoder, GRID, SIDE), torch.randn(2, 256, GRID, GRID), torch.randn(2, 3, 256)
+    masks, ious = graph(image, vectors)
+    alone, alone_iou = graph(image[1:], vectors[1:, 2:])
+    torch.testing.assert_close(masks[1:, 2:], alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ious[1:, 2:], alone_iou, atol=1e-4, rtol=1e-4)
