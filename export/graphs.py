@@ -1,4 +1,4 @@
-"""The decoders' graphs and the door to ONNX, for every profile: inputs and outputs are named as in `ensemble/contract.py`.
+"""The decoders' graphs, for every profile: inputs and outputs are named as in `ensemble/contract.py`.
 
 B (pictures) is dynamic everywhere; so are P (prompts of a picture), N (points of a prompt) and K (`[SEG]` slots). Sides are
 fixed: dynamic shapes would cost fusion.
@@ -6,14 +6,10 @@ fixed: dynamic shapes would cost fusion.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from .sam_decoder import MaskDecoder, PromptEncoder
-
-OPSET = 17
 
 
 class PromptedDecoder(nn.Module):
@@ -46,16 +42,3 @@ class LisaDecoder(PromptedDecoder):
 
     def forward(self, image_embedding: Tensor, seg_embeddings: Tensor) -> tuple[Tensor, Tensor]:
         return self.masks(image_embedding, seg_embeddings.unsqueeze(2))
-
-
-def write_onnx(
-    module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], path: Path, dynamic: dict[str, dict[int, str]]
-) -> None:
-    """Export with a dynamic batch; `dynamic` names further axes by tensor."""
-    axes = {name: {0: "batch", **dynamic.get(name, {})} for name in (*inputs, *outputs)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
-        torch.onnx.export(
-            module.eval(), tuple(inputs.values()), str(path), input_names=list(inputs), output_names=list(outputs),
-            dynamic_axes=axes, opset_version=OPSET, dynamo=False,
-        )  # fmt: skip

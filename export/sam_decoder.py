@@ -143,7 +143,7 @@ class MaskDecoder(nn.Module):
         hidden, image = self.transformer(image_embedding + dense, image_pe, tokens)
         upscaled = self.output_upscaling(image.transpose(1, 2).reshape(-1, *image_pe.shape[1:]))  # [B, C/8, M, M]
         hyper = self.output_hypernetworks_mlps[0](hidden[:, 1])  # [B, C/8]
-        masks = torch.einsum("bc,bchw->bhw", hyper, upscaled).unsqueeze(1)
+        masks = (hyper.unsqueeze(1) @ upscaled.flatten(2)).unflatten(2, tuple(upscaled.shape[-2:]))  # [B, 1, M, M]
         return masks, self.iou_prediction_head(hidden[:, 0])[:, :1]
 
 

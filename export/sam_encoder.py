@@ -81,16 +81,16 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, grid: int, window: int) -> None:
         super().__init__()
-        self.heads, self.grid, self.window = heads, grid, window
+        self.heads, self.head_width, self.grid, self.window = heads, width // heads, grid, window
         self.windows = -(-grid // window)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.rel_pos_h, self.rel_pos_w = (nn.Parameter(torch.zeros(2 * window - 1, width // heads)) for _ in range(2))
-        steps = torch.arange(window)
+        steps = torch.arange(window, device="cpu")  # constants exist even where the weights are still on the meta device
         self.register_buffer("offset", steps[:, None] - steps[None, :] + window - 1, persistent=False)  # [query, key]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, G, G, C] -> [B, G, G, C]."""
-        n, w, d = self.windows, self.window, x.shape[-1] // self.heads
+        n, w, d = self.windows, self.window, self.head_width
         q, k, v = self.split(x)  # [B n n, h, w w, d] each
         out = attend(q, k, v, self.position_bias(q), d**-0.5)
         out = out.reshape(-1, n, n, self.heads, w, w, d).permute(0, 1, 4, 2, 5, 3, 6)  # [B, n, w, n, w, h, d]
@@ -99,19 +99,19 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, G, G, C] -> q, k, v [B n n, h, w w, d]: windows and heads in one transpose."""
-        n, w, heads = self.windows, self.window, self.heads
+        n, w, heads, d = self.windows, self.window, self.heads, self.head_width
         qkv, beyond = F.linear(x, self.qkv.weight), n * w - self.grid
         if beyond:
             qkv = F.pad(qkv, (0, 0, 0, beyond, 0, beyond))
-        qkv = (qkv + self.qkv.bias).reshape(-1, n, w, n, w, 3, heads, x.shape[-1] // heads)
-        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, heads, w * w, x.shape[-1] // heads)
+        qkv = (qkv + self.qkv.bias).reshape(-1, n, w, n, w, 3, heads, d)
+        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, heads, w * w, d)
         return qkv[0], qkv[1], qkv[2]
 
     def position_bias(self, q: Tensor) -> Tensor:
         """q [N, h, w w, d] -> [N, h, w w, w w]: q's product with the distance to each key, along both sides."""
         w = self.window
         rows, columns = (table[self.offset].transpose(1, 2) for table in (self.rel_pos_h, self.rel_pos_w))  # [w, d, w] each
-        q = q.reshape(-1, self.heads, w, w, q.shape[-1])
+        q = q.reshape(-1, self.heads, w, w, self.head_width)
         by_row = q @ rows  # [N, h, w, w, key row]
         by_column = (q.transpose(2, 3) @ columns).transpose(2, 3)  # [N, h, w, w, key column]
         return (by_row.unsqueeze(-1) + by_column.unsqueeze(-2)).reshape(-1, self.heads, w * w, w * w)
@@ -192,9 +192,9 @@ class ImageEncoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, size.grid, size.grid, size.width))
         self.blocks = nn.ModuleList(Block(size, size.grid if i in size.global_blocks else size.window) for i in range(size.depth))
         self.neck = Neck(size.width, size.out)
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
-        self.register_buffer("index", torch.arange(size.image_size, dtype=torch.int32), persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN, device="cpu").view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD, device="cpu").view(3, 1, 1), persistent=False)
+        self.register_buffer("position", torch.arange(size.image_size, dtype=torch.int32, device="cpu"), persistent=False)
 
     def forward(self, sam_pixels: Tensor, resized_size: Tensor) -> Tensor:
         pixels = self.normalise(sam_pixels, resized_size)
@@ -205,6 +205,6 @@ class ImageEncoder(nn.Module):
 
     def normalise(self, sam_pixels: Tensor, resized_size: Tensor) -> Tensor:
         """uint8 -> float32 of the same shape: mean 0, deviation 1, and 0 beyond the picture."""
-        inside = self.index < resized_size.unsqueeze(2)  # [B, 2, S]
+        inside = self.position < resized_size.unsqueeze(2)  # [B, 2, S]
         window = inside[:, 0, :, None] & inside[:, 1, None, :]
         return (sam_pixels.float() - self.pixel_mean) / self.pixel_std * window.unsqueeze(1).float()

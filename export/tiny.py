@@ -23,7 +23,8 @@ from sightline_ensemble.contract import SEG_SLOTS
 from torch import Tensor, nn
 
 from .efficientnet import CHANNELS, checkpoint_path, load_backbone
-from .graphs import LisaDecoder, SamDecoder, write_onnx
+from .graphs import LisaDecoder, SamDecoder
+from .onnx_file import write_onnx
 from .sam_decoder import MaskDecoder, PromptEncoder
 from .smollm2 import build_lisa
 from .tiny_graphs import SamEncoder, VisionEncoder

@@ -10,7 +10,8 @@ import pytest
 import torch
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.onnx import parts
-from sightline_export.graphs import LisaDecoder, SamDecoder, write_onnx
+from sightline_export.graphs import LisaDecoder, SamDecoder
+from sightline_export.onnx_file import write_onnx
 from sightline_export.sam_decoder import MaskDecoder, PromptEncoder
 
 GRID, SIDE = 16, 256
