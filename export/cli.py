@@ -7,23 +7,85 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sightline_ensemble.artefacts import ArtefactError
+from sightline_ensemble.contract import Range
+
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="sightline-export", description="Turns checkpoints into the artefacts that model_repository/ loads.")
     commands = top.add_subparsers(dest="command", required=True)
-    tiny = commands.add_parser("tiny", help="the embedded profile: real, trained weights for the CPU, no download")
-    tiny.add_argument("--repository", type=Path, default=Path("model_repository"), help="where the artefacts go (default: %(default)s)")
-    tiny.add_argument("--profile", default="tiny", help="the name under which sightline-serve finds them (default: %(default)s)")
+    _tiny(commands.add_parser("tiny", help="the embedded profile: real, trained weights for the CPU, no download"))
+    _engine(commands.add_parser("engine", help="TensorRT plans from a profile's ONNX graphs, for the GPU of this machine"))
     return top
+
+
+def _repository(command: argparse.ArgumentParser, profile: str | None) -> None:
+    command.add_argument("--repository", type=Path, default=Path("model_repository"), help="where the artefacts go (default: %(default)s)")
+    known = f"(default: {profile or 'the only one there is'})"
+    command.add_argument("--profile", default=profile, help=f"the name under which sightline-serve finds them {known}")
+
+
+# torch and TensorRT are slow to import: --help should not wait for them.
+def _tiny(command: argparse.ArgumentParser) -> None:
+    def run(chosen: argparse.Namespace) -> None:
+        from .tiny import export_tiny
+
+        export_tiny(chosen.repository, chosen.profile)
+
+    command.set_defaults(run=run)
+    _repository(command, "tiny")
+
+
+def _engine(command: argparse.ArgumentParser) -> None:
+    def run(chosen: argparse.Namespace) -> None:
+        from .engine import Options, export_engines
+
+        names = ("repository", "profile", "precision", "timing_cache", "onnx", "out", "force")
+        many = {"models": chosen.model, "batches": chosen.batch, "axes": chosen.axis, "architectures": chosen.architecture}
+        export_engines(Options(**{name: getattr(chosen, name) for name in names}, **{name: tuple(value) for name, value in many.items()}))
+
+    command.set_defaults(run=run)
+    _repository(command, None)
+    add = command.add_argument
+    add("--model", nargs="+", default=(), metavar="NAME", help="steps to build (default: every one with a graph)")
+    add("--precision", default="", choices=("fp32", "fp16", "bf16"), help="which graph (default: fp16, bf16 or fp32, the first there is)")
+    add("--batch", nargs="+", type=_range, default=(), metavar="MIN,OPT,MAX", help="an optimisation profile each (default: the spec's)")
+    add(
+        "--axis",
+        nargs="+",
+        type=_axis,
+        default=(),
+        metavar="NAME=MIN,OPT,MAX",
+        help="sizes of another dynamic axis: prompts, points, slots",
+    )
+    add("--architecture", nargs="+", default=(), metavar="sm_NN", help="GPUs to build for (default: the one here; TensorRT knows no other)")
+    add("--timing-cache", type=Path, metavar="FILE", help="read and written: makes the next build of the same kernels faster")
+    add("--onnx", type=Path, metavar="FILE", help="a graph outside of the repository, of the one step named by --model")
+    add("--out", type=Path, metavar="DIR", help="where the plan of --onnx goes")
+    add("--force", action="store_true", help="build again what is there already")
+
+
+def _range(text: str) -> Range:
+    sizes = tuple(int(part) for part in text.split(",") if part.isdigit())
+    sizes = sizes * 3 if sizes and text == str(sizes[0]) else sizes
+    if len(sizes) == 3 and text.count(",") in (0, 2) and 1 <= sizes[0] <= sizes[1] <= sizes[2]:
+        return sizes[0], sizes[1], sizes[2]
+    raise argparse.ArgumentTypeError(f"{text!r} is no range, expected N or MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX")
+
+
+def _axis(text: str) -> tuple[str, Range]:
+    name, _, sizes = text.partition("=")
+    return name, _range(sizes)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
-    from .tiny import export_tiny  # torch is slow to import: --help should not wait for it
-
     try:
-        export_tiny(chosen.repository, chosen.profile)
-    except (FileNotFoundError, RuntimeError) as error:
+        chosen.run(chosen)
+    except (ArtefactError, OSError, RuntimeError) as error:
         print(f"sightline-export: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("sightline-export: interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
     return 0
