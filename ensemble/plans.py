@@ -113,12 +113,12 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def check_plan(repository: Path, model: str, profile: str, machine: Machine, batch: int | None = None) -> Plan:
+def check_plan(repository: Path, model: str, profile: str, machine: Machine, batch: int = 1, used: int = 1) -> Plan:
     """The plan in use of a model, if this machine may load it.
 
     Args:
         repository: the model repository.
-        batch: the `max_batch_size` Triton is configured with; default: the spec's.
+        batch, used: `max_batch_size` and number of optimisation profiles that Triton is configured with.
     Raises:
         ArtefactError: no plan, or a misfit; one line: the plan, what it was built for, what is here, the command that rebuilds it.
     """
@@ -136,7 +136,7 @@ def check_plan(repository: Path, model: str, profile: str, machine: Machine, bat
     for misfit in (
         _built_elsewhere(plan, model, machine),
         _stale(plan, manifest),
-        _too_small(plan, batch or MODELS[model].max_batch_size),
+        _too_small(plan, batch, used),
         _damaged(plan),
     ):
         if misfit:
@@ -169,10 +169,11 @@ def _stale(plan: Plan, manifest: Manifest) -> str:
     return f"built from {onnx_name(plan.precision)} with sha256 {onnx_digest(plan.onnx)[:12]}; the present one {now}"
 
 
-def _too_small(plan: Plan, batch: int) -> str:
-    if plan.largest_batch >= batch:
+def _too_small(plan: Plan, batch: int, used: int) -> str:
+    if plan.largest_batch >= batch and len(plan.profiles) >= used:
         return ""
-    return f"built for batches up to {plan.largest_batch}; its configuration has max_batch_size {batch} (--batch 1,{batch},{batch})"
+    has = f"{len(plan.profiles)} optimisation profiles and batches up to {plan.largest_batch}"
+    return f"built with {has}; its configuration uses {used} and {batch}"
 
 
 def _damaged(plan: Plan) -> str:
@@ -199,8 +200,10 @@ def check_repository(repository: Path, config: str, profile: str, machine: Machi
                 f"{model}: the configuration loads the plan of profile '{found[1] if found else ''}', expected '{profile}'; write it with "
                 f"`python -m sightline_ensemble.configs --write --profile {profile} {repository}`"
             )
-        batch = re.search(r"^max_batch_size: (\d+)", text, re.M)
-        plans.append(check_plan(repository, model, profile, machine or this_machine(), int(batch[1]) if batch else None))
+        batch = max(map(int, re.findall(r"^max_batch_size: (\d+)", text, re.M)), default=0)
+        named = re.search(r"profile: \[([^]]*)\]", text)  # of an instance group; without it Triton uses the first
+        used = 1 + max(map(int, re.findall(r"\d+", named[1])), default=0) if named else 1
+        plans.append(check_plan(repository, model, profile, machine or this_machine(), batch, used))
     return plans
 
 

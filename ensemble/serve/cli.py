@@ -45,12 +45,11 @@ def settings(args: argparse.Namespace, triton: launcher.Triton) -> Settings:
         raise ServeError(f"no model repository at {args.repository}; name it with --repository")
     profile = args.profile or launcher.default_profile(args.repository)
     launcher.check_artefacts(args.repository, profile)
+    config = launcher.which_config(triton, args.config)
+    launcher.check_plans(args.repository, config, profile)
     args.products.mkdir(parents=True, exist_ok=True)
     ports = Ports(args.grpc_port, args.http_port, args.metrics_port, args.health_port).settled(args.host)
-    return Settings(
-        args.repository, profile, args.products, ports, args.host,
-        launcher.which_config(triton, args.config), args.cache_bytes, args.exit_seconds, args.verbose,
-    )  # fmt: skip
+    return Settings(args.repository, profile, args.products, ports, args.host, config, args.cache_bytes, args.exit_seconds, args.verbose)
 
 
 def serve(args: argparse.Namespace) -> int:

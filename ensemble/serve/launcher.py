@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO
 
-from sightline_ensemble import artefacts
+from sightline_ensemble import artefacts, plans
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.serve import processes
 
@@ -113,6 +113,14 @@ def check_artefacts(repository: Path, profile: str) -> None:
             artefacts.verify(artefacts.load_manifest(repository / model, profile))
         except artefacts.ArtefactError as error:
             raise ServeError(str(error)) from None
+
+
+def check_plans(repository: Path, config: str, profile: str) -> None:
+    """ServeError unless every TensorRT plan that `configs/<config>.pbtxt` or config.pbtxt names fits this machine."""
+    try:
+        plans.check_repository(repository, config, profile)
+    except artefacts.ArtefactError as error:
+        raise ServeError(str(error)) from None
 
 
 def _artefact_models(repository: Path) -> list[str]:
