@@ -28,7 +28,7 @@ _LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "
 
 
 @dataclass(frozen=True)
-class Machine:
+class Host:
     """What a plan must fit. `architectures`: of its GPUs, e.g. sm_90; `version`: of the TensorRT that Triton loads, "" if unknown."""
 
     architectures: tuple[str, ...]
@@ -113,7 +113,7 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def check_plan(repository: Path, model: str, profile: str, machine: Machine, batch: int = 1, used: int = 1) -> Plan:
+def check_plan(repository: Path, model: str, profile: str, host: Host, batch: int = 1, used: int = 1) -> Plan:
     """The plan in use of a model, if this machine may load it.
 
     Args:
@@ -134,7 +134,7 @@ def check_plan(repository: Path, model: str, profile: str, machine: Machine, bat
         raise ArtefactError(f"{error}; rebuild it with {rebuild_command(repository, profile, model)}") from None
     manifest = load_manifest(repository / model, profile)
     for misfit in (
-        _built_elsewhere(plan, model, machine),
+        _built_elsewhere(plan, model, host),
         _stale(plan, manifest),
         _too_small(plan, batch, used),
         _damaged(plan),
@@ -144,15 +144,15 @@ def check_plan(repository: Path, model: str, profile: str, machine: Machine, bat
     return plan
 
 
-def _built_elsewhere(plan: Plan, model: str, machine: Machine) -> str:
+def _built_elsewhere(plan: Plan, model: str, host: Host) -> str:
     fits = (
         plan.model == model
         and plan.flavour == "trt"
-        and bool(machine.architectures)
-        and set(machine.architectures) <= set(plan.architectures)
-        and _same_version(plan.version, machine.version)
+        and bool(host.architectures)
+        and set(host.architectures) <= set(plan.architectures)
+        and _same_version(plan.version, host.version)
     )
-    return "" if fits else f"built for {plan.model} on {plan}; here is {model} on {machine}"
+    return "" if fits else f"built for {plan.model} on {plan}; here is {model} on {host}"
 
 
 def _same_version(built: str, here: str) -> bool:
@@ -184,13 +184,13 @@ def _damaged(plan: Plan) -> str:
 
 
 # --- the repository and the machine -----------------------------------------------------------------------------------
-def check_repository(repository: Path, config: str, profile: str, machine: Machine | None = None) -> list[Plan]:
+def check_repository(repository: Path, config: str, profile: str, host: Host | None = None) -> list[Plan]:
     """The plans that a start with these configurations loads, each checked; ArtefactError at the first misfit.
 
     Args:
         config: the name of `configs/<name>.pbtxt`, as in `--model-config-name`; a model without one has its `config.pbtxt`.
         profile: the artefacts that are served; the plan must be of the same.
-        machine: default: this one, looked at only where a plan is needed.
+        host: default: this one, looked at only where a plan is needed.
     """
     plans = []
     for model, text in _plan_configs(repository, config).items():
@@ -203,7 +203,7 @@ def check_repository(repository: Path, config: str, profile: str, machine: Machi
         batch = max(map(int, re.findall(r"^max_batch_size: (\d+)", text, re.M)), default=0)
         named = re.search(r"profile: \[([^]]*)\]", text)  # of an instance group; without it Triton uses the first
         used = 1 + max(map(int, re.findall(r"\d+", named[1])), default=0) if named else 1
-        plans.append(check_plan(repository, model, profile, machine or this_machine(), batch, used))
+        plans.append(check_plan(repository, model, profile, host or this_host(), batch, used))
     return plans
 
 
@@ -219,9 +219,9 @@ def _plan_configs(repository: Path, config: str) -> dict[str, str]:
 
 
 @cache
-def this_machine() -> Machine:
+def this_host() -> Host:
     """The GPUs that nvidia-smi lists, and the version of the TensorRT library that a server here would load."""
-    return Machine(gpu_architectures(), tensorrt_version())
+    return Host(gpu_architectures(), tensorrt_version())
 
 
 def gpu_architectures() -> tuple[str, ...]:

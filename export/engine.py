@@ -23,7 +23,7 @@ from rich.table import Table
 from sightline_ensemble import plans
 from sightline_ensemble.artefacts import ArtefactError, file_hash, load_manifest, profiles, verify
 from sightline_ensemble.contract import MODELS, SEG_SLOTS, Model, Range
-from sightline_ensemble.plans import LINK, PRECISIONS, Machine, Plan
+from sightline_ensemble.plans import LINK, PRECISIONS, Host, Plan
 
 from .trt import Built, EngineError, Toolkit, build, toolkit
 
@@ -61,7 +61,7 @@ class Job:
     link: bool
 
 
-def export_engines(options: Options, console: Console | None = None, machine: Machine | None = None) -> list[Plan]:
+def export_engines(options: Options, console: Console | None = None, host: Host | None = None) -> list[Plan]:
     """Build every plan asked for, in order; prints each one's ranges, time and memory.
 
     Raises:
@@ -70,7 +70,7 @@ def export_engines(options: Options, console: Console | None = None, machine: Ma
     """
     console, kit = console or Console(), toolkit()
     jobs = [_loose(options)] if options.onnx else _of_repository(options)
-    architectures = _architectures(kit, options.architectures, machine or plans.this_machine())
+    architectures = _architectures(kit, options.architectures, host or plans.this_host())
     console.print(f"{plans.FLAVOURS[kit.flavour]} {kit.version} for {', '.join(architectures)}")
     if options.timing_cache and not kit.timing_cache:
         console.print(f"no timing cache: {plans.FLAVOURS[kit.flavour]} has none, its plans are tuned where they are loaded", soft_wrap=True)
@@ -122,17 +122,17 @@ def _ranges(options: Options, slots: int) -> tuple[dict[str, Range], ...]:
     return tuple(found)
 
 
-def _architectures(kit: Toolkit, asked: Sequence[str], machine: Machine) -> tuple[str, ...]:
+def _architectures(kit: Toolkit, asked: Sequence[str], host: Host) -> tuple[str, ...]:
     """What the plan will run on; EngineError where this toolkit cannot build for it here."""
     known = tuple(kit.architectures())
     if not known:  # TensorRT times its kernels on the GPU itself
-        if not machine.architectures:
+        if not host.architectures:
             raise EngineError("TensorRT builds for the GPU it runs on, and nvidia-smi finds none here; build on the target machine")
-        known = machine.architectures[:1]
+        known = host.architectures[:1]
     if unknown := [name for name in asked if name not in known]:
         where = f"{plans.FLAVOURS[kit.flavour]} {kit.version}"
         raise EngineError(f"{where} builds for {', '.join(known)} here, not for {', '.join(unknown)}; build that on its own machine")
-    present = tuple(name for name in machine.architectures if name in known)
+    present = tuple(name for name in host.architectures if name in known)
     # sm_75 only on demand: it would take fp32 matrix products away from all others.
     return tuple(asked) or present or tuple(name for name in known if name != "sm_75")
 
