@@ -152,9 +152,11 @@ def batched(tensor: Tensor, name: str | None = None, dims: tuple[int, ...] | Non
 LOW_RES_MASKS = Tensor("low_res_masks", "FP32", (-1, -1, -1))  # [P or K, M, M]
 IOU_PREDICTIONS = Tensor("iou_predictions", "FP32", (-1,))  # [P or K]
 
-BATCHES: tuple[dict[str, Range], ...] = ({"batch": (1, 1, 1)}, {"batch": (2, 4, 4)}, {"batch": (5, 8, 8)}, {"batch": (9, 16, 16)})
+# A machine loads the profiles within its largest batch (`machines.py`), and each one costs GPU memory for its largest shape.
+BATCHES: tuple[dict[str, Range], ...] = ({"batch": (1, 1, 1)}, {"batch": (2, 2, 2)}, {"batch": (3, 8, 8)}, {"batch": (9, 16, 16)})
+_FEW_OR_MANY: tuple[dict[str, Range], ...] = ({"batch": (1, 1, 2)}, {"batch": (3, 8, 8)})
 _BOX: dict[str, Range] = {"prompts": (1, 1, 1), "points": (2, 2, 2)}  # one point and its padding is two as well
-_SEVERAL: dict[str, Range] = {"prompts": (1, 4, 16), "points": (2, 2, 16)}
+_SEVERAL: dict[str, Range] = {"prompts": (1, 4, 8), "points": (2, 2, 16)}
 _POINTS: dict[str, Range] = {"prompts": (1, 1, 1), "points": (3, 8, MAX_POINTS + 2)}  # with a box
 
 MODELS: dict[str, Model] = {
@@ -186,7 +188,7 @@ MODELS: dict[str, Model] = {
                 "image_embedding": (256, 64, 64), "point_coords": ("prompts", "points", 2), "point_labels": ("prompts", "points"),
                 "low_res_masks": ("prompts", 256, 256), "iou_predictions": ("prompts",),
             },
-            ranges=tuple(b | kind for kind in (_BOX, _SEVERAL, _POINTS) for b in BATCHES[:3]),
+            ranges=(*(b | _BOX for b in BATCHES[:3]), *(b | kind for kind in (_SEVERAL, _POINTS) for b in _FEW_OR_MANY)),
         ),
         Model(
             "cutout",

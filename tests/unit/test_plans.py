@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 from sightline_ensemble import artefacts, configs, plans
 from sightline_ensemble.artefacts import ArtefactError
+from sightline_ensemble.machines import CPU
 from sightline_ensemble.plans import Host, Plan
 from sightline_ensemble.serve import cli, launcher
 
