@@ -6,15 +6,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sightline_ensemble.artefacts import ArtefactError
+from sightline_ensemble.configs import PRODUCTION_PROFILE
 from sightline_ensemble.contract import Range
+
+if TYPE_CHECKING:
+    from .sam import Order
+
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="sightline-export", description="Turns checkpoints into the artefacts that model_repository/ loads.")
     commands = top.add_subparsers(dest="command", required=True)
     _tiny(commands.add_parser("tiny", help="the embedded profile: real, trained weights for the CPU, no download"))
+    _sam(commands.add_parser("sam", help="a released SAM checkpoint: sam_encoder and sam_decoder, proved equal to it"))
+    _parity(commands.add_parser("parity", help="judges installed SAM artefacts against their checkpoint again"))
     _engine(commands.add_parser("engine", help="TensorRT plans from a profile's ONNX graphs, for the GPU of this machine"))
     return top
 
@@ -36,6 +45,50 @@ def _tiny(command: argparse.ArgumentParser) -> None:
     _repository(command, "tiny")
 
 
+def _sam(command: argparse.ArgumentParser) -> None:
+    def run(chosen: argparse.Namespace) -> None:
+        from .sam import export_sam
+
+        export_sam(_order(chosen, {*chosen.precision, PRECISIONS[0]}))
+
+    command.set_defaults(run=run)
+    _sam_options(command, "fp32 always, and each half type asked for, with as little in fp32 as its bar allows")
+
+
+def _parity(command: argparse.ArgumentParser) -> None:
+    def run(chosen: argparse.Namespace) -> None:
+        from .sam import check_sam
+
+        check_sam(_order(chosen, set(chosen.precision)))
+
+    command.set_defaults(run=run)
+    _sam_options(command, "judged")
+
+
+def _sam_options(command: argparse.ArgumentParser, what: str) -> None:
+    _repository(command, PRODUCTION_PROFILE)
+    add = command.add_argument
+    add("--model", required=True, choices=("vit_b", "vit_l", "vit_h"), help="the checkpoint's size")
+    add("--checkpoint", required=True, type=Path, metavar="FILE", help="an official .pth file")
+    add("--precision", nargs="+", default=["fp32"], choices=PRECISIONS, help=f"{what} (default: %(default)s)")
+    add("--pictures", type=_count, metavar="N", help="real pictures to judge by (default: 3 for fp32, 20 for fp16 and bf16)")
+    add("--images", type=Path, metavar="DIR", help="a folder of real pictures (default: some of installed packages)")
+    add("--csv", type=Path, metavar="FILE", help="every picture's figures (default: build/parity/<profile>.csv)")
+
+
+def _order(chosen: argparse.Namespace, precisions: set[str]) -> Order:
+    from .sam import Order
+
+    names = ("model", "checkpoint", "repository", "profile", "pictures", "images", "csv")
+    return Order(**{name: getattr(chosen, name) for name in names}, precisions=tuple(p for p in PRECISIONS if p in precisions))
+
+
+def _count(text: str) -> int:
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no count, expected a whole number from 1 on")
+
+
 def _engine(command: argparse.ArgumentParser) -> None:
     def run(chosen: argparse.Namespace) -> None:
         from .engine import Options, export_engines
@@ -48,7 +101,7 @@ def _engine(command: argparse.ArgumentParser) -> None:
     _repository(command, None)
     add = command.add_argument
     add("--model", nargs="+", default=(), metavar="NAME", help="steps to build (default: every one with a graph)")
-    add("--precision", default="", choices=("fp32", "fp16", "bf16"), help="which graph (default: fp16, bf16 or fp32, the first there is)")
+    add("--precision", default="", choices=PRECISIONS, help="which graph (default: fp16, bf16 or fp32, the first there is)")
     add("--batch", nargs="+", type=_range, default=(), metavar="MIN,OPT,MAX", help="an optimisation profile each (default: the spec's)")
     add(
         "--axis",

@@ -178,7 +178,7 @@ def _build(job: Job, kit: Toolkit, architectures: tuple[str, ...], options: Opti
     if cache and built.cache:
         with whole(cache) as temporary:
             temporary.write_bytes(built.cache)
-    return plan
+    return plans.read_plan(path)
 
 
 def _check_tensors(built: Built, model: Model, onnx: Path) -> None:

@@ -6,7 +6,6 @@ fixed: dynamic shapes would cost fusion.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from .sam_decoder import MaskDecoder, PromptEncoder

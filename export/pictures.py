@@ -90,11 +90,12 @@ def _of_packages() -> Iterator[tuple[str, Image.Image]]:
         yield f"{name} ({cut[0]})", Image.fromarray(cut[1])
 
 
-def extreme_pictures(side: int) -> list[Picture]:
-    """Two of extreme contrast, where fp16 overflows first: black and white at every scale, and nothing but noise of 0 and 255."""
+def extreme_picture(side: int) -> Picture:
+    """Extreme contrast, where fp16 overflows first: all white, boards of black and white at every scale, noise of 0 and 255."""
     y, x = np.mgrid[0:side, 0:side]
     scale = 1 << (x * 8 // side)
     board = ((x // scale + y // scale) % 2 * 255).astype(np.uint8)
     board[: side // 4] = 255
-    noise = np.random.default_rng(0).integers(0, 2, (side, side, 3), np.uint8) * np.uint8(255)
-    return [_picture(name, Image.fromarray(pixels), side) for name, pixels in (("boards", board), ("noise", noise))]
+    pixels = np.repeat(board[..., None], 3, axis=2)
+    pixels[-side // 2 :] = np.random.default_rng(0).integers(0, 2, (side // 2, side, 3), np.uint8) * np.uint8(255)
+    return _picture("extreme contrast", Image.fromarray(pixels), side)
