@@ -69,8 +69,9 @@ SIZES = {
 }
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k^T + bias) v; q, k, v [N, h, L, d], bias [N, h, L, L]."""
+def attend(q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor, scale: float) -> Tensor:
+    """softmax(scale q k^T + bias) v; q, k, v [N, h, w w, d], and the bias as `Attention.positions` gives it."""
+    bias = (by_row.unsqueeze(-1) + by_column.unsqueeze(-2)).reshape(-1, q.shape[1], q.shape[2], q.shape[2])
     if torch.onnx.is_in_onnx_export():  # the pattern that engines fuse; the exporter's own would scale q and k each
         return torch.softmax((q * scale) @ k.transpose(-2, -1) + bias, dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
@@ -82,6 +83,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, grid: int, window: int) -> None:
         super().__init__()
         self.heads, self.head_width, self.grid, self.window = heads, width // heads, grid, window
+        self.attend = attend  # benchmarks/sam_torch.py tries others
         self.windows = -(-grid // window)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.rel_pos_h, self.rel_pos_w = (nn.Parameter(torch.zeros(2 * window - 1, width // heads)) for _ in range(2))
@@ -92,7 +94,7 @@ class Attention(nn.Module):
         """[B, G, G, C] -> [B, G, G, C]."""
         n, w, d = self.windows, self.window, self.head_width
         q, k, v = self.split(x)  # [B n n, h, w w, d] each
-        out = attend(q, k, v, self.position_bias(q), d**-0.5)
+        out = self.attend(q, k, v, *self.positions(q), d**-0.5)
         out = out.reshape(-1, n, n, self.heads, w, w, d).permute(0, 1, 4, 2, 5, 3, 6)  # [B, n, w, n, w, h, d]
         out = out.reshape(-1, n * w, n * w, self.heads * d)
         return self.proj(out[:, : self.grid, : self.grid] if n * w > self.grid else out)
@@ -107,14 +109,14 @@ class Attention(nn.Module):
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, heads, w * w, d)
         return qkv[0], qkv[1], qkv[2]
 
-    def position_bias(self, q: Tensor) -> Tensor:
-        """q [N, h, w w, d] -> [N, h, w w, w w]: q's product with the distance to each key, along both sides."""
+    def positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """q [N, h, w w, d] -> its product with the distance to each row of keys and to each column, [N, h, w, w, w] each."""
         w = self.window
         rows, columns = (table[self.offset].transpose(1, 2) for table in (self.rel_pos_h, self.rel_pos_w))  # [w, d, w] each
         q = q.reshape(-1, self.heads, w, w, self.head_width)
         by_row = q @ rows  # [N, h, w, w, key row]
         by_column = (q.transpose(2, 3) @ columns).transpose(2, 3)  # [N, h, w, w, key column]
-        return (by_row.unsqueeze(-1) + by_column.unsqueeze(-2)).reshape(-1, self.heads, w * w, w * w)
+        return by_row, by_column
 
 
 class MlpBlock(nn.Module):
