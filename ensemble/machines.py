@@ -5,6 +5,7 @@ None of them was measured on a GPU: they are reckoned from the costs in docs/con
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -104,3 +105,13 @@ def for_memory(mib: int) -> str:
     """
     fitting = [machine for machine in (GPU80, DEFAULT) if mib * 2**20 >= machine.memory_gb * 10**9]
     return fitting[0].name if fitting else GPU16.name
+
+
+def gpu_memory_mib() -> list[int]:
+    """Of each GPU that nvidia-smi lists; empty where there is no GPU or no driver."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        text = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [int(line) for line in text.split() if line.isdigit()]

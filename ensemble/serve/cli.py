@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: %(default)s)")
     for name, port, what in _PORTS:
         add(f"--{name}-port", type=_port, default=port, metavar="N", help=f"{what} (default: %(default)s; 0: any free port)")
-    add("--config", metavar="NAME", help="configs/NAME.pbtxt of each model (default: cpu without a GPU, else config.pbtxt)")
+    add("--config", metavar="NAME", help="configs/NAME.pbtxt of each model (default: by the GPU's memory, cpu without one)")
     add("--cache-bytes", type=int, default=0, metavar="N", help="size of the response cache (default: none)")
     add("--canary-seconds", type=float, default=30.0, metavar="S", help="test inference after so long without one (default: %(default)g)")
     add("--exit-seconds", type=int, default=10, metavar="S", help="how long running requests may take at the end (default: %(default)s)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,11 +18,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO
 
-from sightline_ensemble import artefacts, plans
+from sightline_ensemble import artefacts, machines, plans
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.serve import processes
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
+# Tensors between two engine steps: some 11 MB a request in flight. Beyond the pool (64 MiB by default) they go through the host.
+GPU_POOL_BYTES = 2**30
 # What tritonserver says about GPUs on a machine without one: no fault, and nothing a reader can act on.
 _NOISE = ("CudaDriverHelper has not been initialized", "unable to create stream for")
 
@@ -172,6 +173,8 @@ def command(settings: Settings, triton: Triton, run: str) -> list[str]:
         line.append(f"--model-config-name={settings.config}")
     if settings.config == "cpu":
         line += ["--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0"]
+    else:
+        line.append(f"--cuda-memory-pool-byte-size=0:{GPU_POOL_BYTES}")
     if settings.cache_bytes:
         line.append(f"--cache-config=local,size={settings.cache_bytes}")
     if triton.wheel:
@@ -242,7 +245,8 @@ def _quiet(output: IO[bytes]) -> Iterator[str]:
 
 
 def which_config(triton: Triton, asked: str | None) -> str:
-    """`cpu` beside the wheel's server, which has no GPU backend; the production configurations in NVIDIA's container."""
+    """`cpu` beside the wheel's server, which has no GPU backend; in NVIDIA's container what the smallest GPU's memory is enough for."""
     if asked is not None:
         return asked
-    return "cpu" if triton.wheel or shutil.which("nvidia-smi") is None else ""
+    memory = [] if triton.wheel else machines.gpu_memory_mib()
+    return machines.for_memory(min(memory)) if memory else "cpu"
