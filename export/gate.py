@@ -82,6 +82,12 @@ class Gate:
         )
 
 
+def wide_console() -> Console:
+    """The terminal, or 160 columns where the output goes to a file: a table's cells must not be cut there."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 @contextmanager
 def open_gate(sam: Sam, order: Order, console: Console) -> Iterator[tuple[Gate, Tick]]:
     """A gate with its pictures, and a progress line; whatever happens, the CSV and the table say what was measured."""

@@ -20,7 +20,7 @@ from sightline_ensemble.artefacts import file_hash, load_manifest, write_manifes
 
 from . import parity, precision
 from .checkpoint import Sam, load_sam
-from .gate import Gate, Tick, open_gate
+from .gate import Gate, Tick, open_gate, wide_console
 from .graphs import SamDecoder
 from .half import rounded, typed
 from .onnx_file import files_of, save, write_onnx
@@ -63,7 +63,7 @@ def export_sam(order: Order, console: Console | None = None) -> None:
         NoPictures: too few real pictures to judge by.
         BelowBar: an artefact is not equal enough; nothing is installed, the CSV says why.
     """
-    console = console or Console()
+    console = console or wide_console()
     sam = load_sam(order.checkpoint, order.model)
     with staging(order) as (encoder, decoder), open_gate(sam, order, console) as (gate, tick):
         export_fp32(sam, encoder, decoder, tick)
@@ -79,7 +79,7 @@ def export_sam(order: Order, console: Console | None = None) -> None:
 
 def check_sam(order: Order, console: Console | None = None) -> None:
     """Judge what is installed already against its checkpoint, in every precision asked for. Raises as `export_sam`; changes nothing."""
-    console = console or Console()
+    console = console or wide_console()
     sam = load_sam(order.checkpoint, order.model)
     manifests = {step: load_manifest(order.repository / step, order.profile) for step in (ENCODER, DECODER)}
     paths = {p: [manifests[step].path(_file(p)) for step in (ENCODER, DECODER)] for p in order.precisions}

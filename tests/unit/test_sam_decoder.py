@@ -1,8 +1,5 @@
 """Our prompt encoder and mask decoder against Meta's `segment-anything` package, random weights, box and point prompts."""
 
-import sys
-import types
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,26 +15,9 @@ GRID, SIDE = 16, 256
 
 
 @pytest.fixture(scope="module")
-def meta():
-    """The package imports torchvision for helpers that the decoder does not use; there is no CPU build of it here."""
-    names = ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms", "torchvision.transforms.functional")
-    missing = object()
-    kept = {name: sys.modules.get(name, missing) for name in names}
-    for name in names:
-        sys.modules[name] = types.ModuleType(name)
-    for name, attributes in {names[2]: ("batched_nms", "box_area"), names[4]: ("resize", "to_pil_image")}.items():
-        for attribute in attributes:
-            setattr(sys.modules[name], attribute, None)
-    import segment_anything.modeling as modeling
-
-    yield modeling
-    for name, module in kept.items():
-        sys.modules.pop(name) if module is missing else sys.modules.__setitem__(name, module)
-
-
-@pytest.fixture(scope="module")
 def pair(meta):
     torch.manual_seed(0)
+    meta = meta.modeling
     transformer = meta.TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
     decoder = meta.MaskDecoder(transformer_dim=256, transformer=transformer, num_multimask_outputs=3).eval()
     prompts = meta.PromptEncoder(256, (GRID, GRID), (SIDE, SIDE), 16).eval()
