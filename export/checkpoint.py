@@ -43,7 +43,7 @@ def load_sam(path: Path, model: str) -> Sam:
         encoder = ImageEncoder(size)
         prompts, decoder = PromptEncoder(size.out), MaskDecoder(size.out)
     for prefix, module in (("image_encoder.", encoder), ("prompt_encoder.", prompts), ("mask_decoder.", decoder)):
-        _fill(path, module, prefix, state)
+        fill(path, module, prefix, state)
     if unknown := next((key for key in state if not key.startswith(("image_encoder.", "prompt_encoder.", "mask_decoder."))), None):
         raise CheckpointError(
             f"{path.name}: unknown tensor '{unknown}'; expected the image_encoder, prompt_encoder and mask_decoder of SAM"
@@ -53,21 +53,33 @@ def load_sam(path: Path, model: str) -> Sam:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Name -> tensor, float32, memory-mapped where the file allows; CheckpointError where it is anything else."""
+    state = unpickled(path, "a SAM checkpoint (.pth)")
+    return {key: value.float() for key, value in state.items() if not key.startswith(_UNUSED)}
+
+
+def unpickled(path: Path, expected: str) -> dict[str, Tensor]:
+    """A pickled dictionary of tensors, memory-mapped where the file allows; CheckpointError where it is anything else."""
     if not path.is_file():
-        raise CheckpointError(f"{path.name}: no such file; expected a SAM checkpoint (.pth)")
+        raise CheckpointError(f"{path.name}: no such file; expected {expected}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its remarks on a foreign file's pickle protocol
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "Weights only" in str(error):
+        if _is_pickle(path) and ("Unsupported" in str(error) or "Weights only" in str(error)):
             raise CheckpointError(f"{path.name}: holds more than tensors; refused, and nothing in it was run") from None
-        raise CheckpointError(f"{path.name}: truncated or no PyTorch file; expected a SAM checkpoint (.pth)") from None
+        raise CheckpointError(f"{path.name}: truncated or no PyTorch file; expected {expected}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError):
-        raise CheckpointError(f"{path.name}: truncated or no PyTorch file; expected a SAM checkpoint (.pth)") from None
+        raise CheckpointError(f"{path.name}: truncated or no PyTorch file; expected {expected}") from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CheckpointError(f"{path.name}: not a plain dictionary of tensors; expected a SAM checkpoint (.pth)")
-    return {key: value.float() for key, value in state.items() if not key.startswith(_UNUSED)}
+        raise CheckpointError(f"{path.name}: not a plain dictionary of tensors; expected {expected}")
+    return state
+
+
+def _is_pickle(path: Path) -> bool:
+    """Told by its first bytes: of anything else torch.load says the same as of a pickle with code."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def _checked_size(path: Path, state: dict[str, Tensor], model: str) -> SamSize:
@@ -91,7 +103,7 @@ def _depth(state: dict[str, Tensor]) -> int:
     return 1 + max((int(n) for n in numbers if n.isdigit()), default=-1)
 
 
-def _fill(path: Path, module: nn.Module, prefix: str, state: dict[str, Tensor]) -> None:
+def fill(path: Path, module: nn.Module, prefix: str, state: dict[str, Tensor]) -> None:
     """Give a module on the meta device the tensors under a prefix: all of them, of the right shapes, and finite."""
     expected = module.state_dict()
     found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
