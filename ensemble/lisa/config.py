@@ -32,6 +32,7 @@ class Template:
     image: str = "{image}\n"
     assistant: str = "{answer}"
     specials: tuple[str, ...] = ()  # names of the tokens that the strings above may name, besides the added ones
+    joined: bool = False  # neighbouring strings are one text to the tokenizer, and white space beside a special token is dropped
 
 
 @dataclass(frozen=True)

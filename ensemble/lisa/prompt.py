@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import groupby
 
 from tokenizers import Tokenizer
 
@@ -16,6 +17,7 @@ from .config import LisaConfig
 
 IMAGE = -1  # stands for one picture vector
 ROLES = ("user", "assistant")
+Piece = str | int  # text still to be tokenised, or a token
 
 
 class Prompter:
@@ -40,13 +42,14 @@ class Prompter:
         Raises RequestError INVALID_ARGUMENT where it leaves no room for an answer.
         """
         template, shown = self.config.template, False
-        ids = self._template(template.system)
+        pieces = self._split(template.system)
         for role, content in (*history, ("user", question)):
             if role == "assistant":
-                ids += self._turn(template.assistant, "{answer}", content)
+                pieces += self._turn(template.assistant, "{answer}", content)
             else:
-                ids += self._turn(template.user, "{question}", content, 0 if shown else pictures)
+                pieces += self._turn(template.user, "{question}", content, 0 if shown else pictures)
                 shown = True
+        ids = [token for piece in (join(pieces) if template.joined else pieces) for token in self._ids(piece)]
         if len(ids) >= self.config.context:
             name = "HISTORY" if history else "PROMPT"
             raise invalid(name, f"too long: the prompt has {len(ids)} tokens, at most {self.config.context - 1} are possible")
@@ -56,22 +59,42 @@ class Prompter:
         """Text of an answer, special tokens left out; an unfinished character at the end is U+FFFD."""
         return self.tokenizer.decode([token for token in ids if token not in self.silent], skip_special_tokens=False)
 
-    def _turn(self, template: str, slot: str, content: str, pictures: int = 0) -> list[int]:
+    def _turn(self, template: str, slot: str, content: str, pictures: int = 0) -> list[Piece]:
         before, after = template.split(slot)
         before, _, _ = before.partition("{image}")
-        ids = self._template(before)
+        pieces = self._split(before)
         if pictures:
             lead, tail = self.config.template.image.split("{image}")
-            ids += self._template(lead) + [IMAGE] * pictures
-            content = tail + content
-        return ids + self.text(content) + self._template(after)
+            *tokens, text = self._split(tail)
+            pieces += [*self._split(lead), *[IMAGE] * pictures, *tokens]
+            content = f"{text}{content}"
+        return [*pieces, content, *self._split(after)]
 
-    def _template(self, text: str) -> list[int]:
-        ids, start = [], 0
+    def _split(self, text: str) -> list[Piece]:
+        """A string of the template as text and the ids of the special tokens it names; text comes last, if only an empty one."""
+        pieces, start = [], 0
         for match in self.split.finditer(text):
-            ids += self.text(text[start : match.start()]) + [self.specials[match.group()]]
+            pieces += [text[start : match.start()], self.specials[match.group()]]
             start = match.end()
-        return ids + self.text(text[start:])
+        return [*pieces, text[start:]]
+
+    def _ids(self, piece: Piece) -> list[int]:
+        return self.text(piece) if isinstance(piece, str) else [piece]
+
+
+def join(pieces: list[Piece]) -> list[Piece]:
+    """Neighbouring texts as one, without white space beside a special token, as transformers 4.31's slow Llama tokenizer reads
+    LISA's prompts; beside a picture it stays."""
+    runs = [list(run) for _, run in groupby(pieces, key=lambda piece: isinstance(piece, str))]
+    joined: list[Piece] = []
+    for run in runs:
+        joined += ["".join(run)] if isinstance(run[0], str) else run  # type: ignore[arg-type]
+    for i, piece in enumerate(joined):
+        if isinstance(piece, str):
+            after, before = joined[i - 1] if i else IMAGE, joined[i + 1] if i + 1 < len(joined) else IMAGE
+            piece = piece if after == IMAGE else piece.lstrip()
+            joined[i] = piece if before == IMAGE else piece.rstrip()
+    return joined
 
 
 def speak(whole: str, said: str) -> str:

@@ -75,6 +75,7 @@ def write_checkpoint(folder: Path, change: Change | None = None) -> Path:
     index = {name: file for file, part in made.items() for name in part}
     if change:
         change(made)
+        index |= {name: file for file, part in made.items() for name in part}  # what is gone stays in the index
     for file, part in made.items():
         torch.save({name: value.clone() for name, value in part.items()}, folder / file)
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
