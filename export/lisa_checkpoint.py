@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from sightline_ensemble.contract import SEG_SLOTS
 from sightline_ensemble.lisa.config import LisaConfig, Template
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -54,7 +55,7 @@ def read_lisa(folder: Path) -> LisaCheckpoint:
     words = tokenizer.get_vocab_size()
     added = _added(folder, words, shards.tensor("model.embed_tokens.weight", (None, None)).shape[0])
     config = LisaConfig(
-        **sides, vocab_size=words, added=added, eos=(int(said.get("eos_token_id", 2)),), slots=1, dtype="float32",
+        **sides, vocab_size=words, added=added, eos=(int(said.get("eos_token_id", 2)),), slots=SEG_SLOTS, dtype="float32",
         rms_norm_eps=float(said.get("rms_norm_eps", 1e-6)), rope_theta=float(said.get("rope_theta", 10_000.0)),
         context=int(said.get("max_position_embeddings", 2048)), template=_template(folder, said, tokenizer, added),
     )  # fmt: skip
