@@ -102,9 +102,8 @@ def test_rounding_is_the_types_own(tmp_path, half):
     typed(model, half, lambda node: False)
     rounded(model)
     save(model, tmp_path / "m.onnx")
-    values = np.random.default_rng(0).normal(0, 1, 5000).astype(np.float32) * np.float32(10.0) ** np.random.default_rng(1).integers(
-        -3, 4, 5000
-    )
+    rng = np.random.default_rng(0)
+    values = (rng.normal(0, 1, 5000) * 10.0 ** rng.integers(-3, 4, 5000)).astype(np.float32)
     kind = np.float16 if half == "fp16" else ml_dtypes.bfloat16
     assert np.array_equal(run(tmp_path / "m.onnx", {"x": values}), values.astype(kind).astype(np.float32))
     large = run(tmp_path / "m.onnx", {"x": np.array([7e4, -7e4], np.float32)})

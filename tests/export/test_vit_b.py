@@ -40,9 +40,9 @@ def test_embedding(answers, shape):
 @torch.inference_mode()
 def test_masks(vit_b, answers, shape, kind):
     picture, expected, found = answers[0][shape]
-    sam, scale = vit_b.meta, max(picture.resized) / max(picture.height, picture.width)
-    box = torch.tensor([[0.2, 0.2, 0.8, 0.8]]) * torch.tensor([picture.width, picture.height] * 2) * scale
-    points = torch.tensor([[[0.5, 0.5], [0.04, 0.04]]]) * torch.tensor([picture.width, picture.height]) * scale
+    sam, frame = vit_b.meta, torch.tensor(picture.resized[::-1])  # Meta's apply_coords scales each side by its own rounded length
+    box = torch.tensor([[0.2, 0.2, 0.8, 0.8]]) * frame.repeat(2)
+    points = torch.tensor([[[0.5, 0.5], [0.04, 0.04]]]) * frame
     labels = torch.tensor([[1, 0]])
     sparse, dense = sam.prompt_encoder(
         points=(points, labels) if kind != "box" else None, boxes=box if kind != "points" else None, masks=None
