@@ -1,9 +1,14 @@
-"""Who runs next: two queues, prefill first, the newest waits when pages run out (nano-vllm's scheme)."""
+"""Who runs next: two queues; a chunk of a prompt and a token for everybody who answers take turns (after nano-vllm).
+
+A long prompt delays nobody by more than two steps: one of its chunks at a time stands before a token of those who answer, and
+after a chunk that leaves its prompt unfinished a prompt of one chunk goes first. When pages run out the newest give theirs.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 from .cache import Pages
 from .sequence import Sequence
@@ -33,6 +38,8 @@ class Scheduler:
         self.pages, self.max_running, self.chunk = pages, max_running, chunk
         self.waiting: deque[Sequence] = deque()
         self.running: deque[Sequence] = deque()
+        self.chunked: Sequence | None = None  # whose prompt the last prefill left unfinished
+        self.decode_next = False
         self.preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
@@ -50,7 +57,9 @@ class Scheduler:
 
     def schedule(self) -> Prefill | Decode | None:
         """The next step; None where nothing waits or runs."""
-        return self._prefill() or self._decode()
+        step = (self._decode() or self._prefill()) if self.decode_next else (self._prefill() or self._decode())
+        self.decode_next = isinstance(step, Prefill)
+        return step
 
     def computed(self, step: Prefill | Decode) -> list[Sequence]:
         """Account for a step that ran; returns the sequences whose next token is now known."""
@@ -59,22 +68,41 @@ class Scheduler:
             sequence.computed += count
             self.pages.publish(sequence)
         ready = [sequence for sequence in step.sequences if not sequence.fresh]
-        if isinstance(step, Prefill) and ready:
-            self.waiting.remove(step.sequence)
-            self.running.append(step.sequence)
+        if isinstance(step, Prefill):
+            self.chunked = None if ready else step.sequence
+            if ready:
+                self.waiting.remove(step.sequence)
+                self.running.append(step.sequence)
         return ready
 
     def _prefill(self) -> Prefill | None:
         if not self.waiting or len(self.running) >= self.max_running:
             return None
-        first = self.waiting[0]
-        if not first.table:
-            self.pages.share(first)
-        if not self.pages.grow(first, len(first.ids)):
-            if self.running:
-                self.pages.release(first)  # pages that wait would keep the running ones from finishing
-            return None
-        return Prefill(first, min(first.fresh, self.chunk))
+        for sequence in self._candidates():
+            if self._provide(sequence):
+                return Prefill(sequence, min(sequence.fresh, self.chunk))
+        if self.running:
+            return None  # they will give pages back
+        while self._take_back():
+            pass
+        self._provide(self.waiting[0])
+        return Prefill(self.waiting[0], min(self.waiting[0].fresh, self.chunk))
+
+    def _candidates(self) -> list[Sequence]:
+        """The oldest; before it, after one chunk of several, the oldest prompt of a single chunk."""
+        if self.chunked not in self.waiting:
+            return [self.waiting[0]]
+        short = (s for s in self.waiting if s.fresh <= self.chunk and s is not self.chunked)
+        return [*islice(short, 1), self.waiting[0]]
+
+    def _provide(self, sequence: Sequence) -> bool:
+        """Pages for all its positions; False (and it holds none) where there are too few."""
+        if not sequence.table:
+            self.pages.share(sequence)
+        if self.pages.grow(sequence, len(sequence.ids)):
+            return True
+        self.pages.release(sequence)  # pages that wait would keep the running ones from finishing
+        return False
 
     def _decode(self) -> Decode | None:
         chosen: list[Sequence] = []
@@ -82,6 +110,8 @@ class Scheduler:
             if sequence not in self.running:
                 continue  # preempted for an older one
             while not self.pages.grow(sequence, len(sequence.ids)):
+                if self._take_back():
+                    continue
                 newest = self.running.pop()
                 self._preempt(newest)
                 if newest is sequence:
@@ -89,6 +119,13 @@ class Scheduler:
             else:
                 chosen.append(sequence)
         return Decode(chosen) if chosen else None
+
+    def _take_back(self) -> bool:
+        """The pages of the newest that waits with some, half of its prompt computed; False where none does."""
+        holding = [sequence for sequence in self.waiting if sequence.table]
+        if holding:
+            self.pages.release(holding[-1])
+        return bool(holding)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
