@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -77,9 +78,14 @@ def unpickled(path: Path, expected: str) -> dict[str, Tensor]:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Told by its first bytes: of anything else torch.load says the same as of a pickle with code."""
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+    """Whether it reads as one, without running anything: of garbage torch.load says the same as of a pickle with code."""
+    if zipfile.is_zipfile(path):
+        return True
+    try:
+        with path.open("rb") as file:
+            return all(opcode is not None for opcode, _, _ in pickletools.genops(file))
+    except (ValueError, IndexError, OverflowError):
+        return False
 
 
 def _checked_size(path: Path, state: dict[str, Tensor], model: str) -> SamSize:

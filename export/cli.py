@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .sam import Order
 
 PRECISIONS = ("fp32", "fp16", "bf16")
+BITS = (4, 8, 16, 32)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     _tiny(commands.add_parser("tiny", help="the embedded profile: real, trained weights for the CPU, no download"))
     _sam(commands.add_parser("sam", help="a released SAM checkpoint: sam_encoder and sam_decoder, proved equal to it"))
+    _lisa(commands.add_parser("lisa", help="a released LISA with its CLIP: a whole profile, and what its bits cost"))
     _parity(commands.add_parser("parity", help="judges installed SAM artefacts against their checkpoint again"))
     _engine(commands.add_parser("engine", help="TensorRT plans from a profile's ONNX graphs, for the GPU of this machine"))
     return top
@@ -53,6 +55,22 @@ def _sam(command: argparse.ArgumentParser) -> None:
 
     command.set_defaults(run=run)
     _sam_options(command, "fp32 always, and each half type asked for, with as little in fp32 as its bar allows")
+
+
+def _lisa(command: argparse.ArgumentParser) -> None:
+    def run(chosen: argparse.Namespace) -> None:
+        from .lisa import Order, export_lisa
+
+        names = ("checkpoint", "clip", "bits", "repository", "profile", "sam_checkpoint")
+        export_lisa(Order(**{name: getattr(chosen, name) for name in names}))
+
+    command.set_defaults(run=run)
+    _repository(command, PRODUCTION_PROFILE)
+    add = command.add_argument
+    add("--checkpoint", required=True, type=Path, metavar="DIR", help="the folder as released")
+    add("--clip", required=True, type=Path, metavar="DIR", help="the folder of the CLIP it was trained with")
+    add("--sam-checkpoint", type=Path, metavar="FILE", help="the released SAM: its encoder is shared where LISA's is the same")
+    add("--bits", type=int, default=4, choices=BITS, help="of the language model's linear layers (default: %(default)s)")
 
 
 def _parity(command: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from .checkpoint import CheckpointError, Sam, fill
 from .sam_decoder import MaskDecoder, PromptEncoder
@@ -49,12 +48,11 @@ def inner_size(shards: Shards) -> SamSize:
     return SamSize(name, width, depth, heads, whole, grid * patch, patch, windows.pop() if windows else grid, out)
 
 
-def same_encoder(inner: Sam, released: dict[str, Tensor]) -> str | None:
+def same_encoder(inner: Sam, released: Sam) -> str | None:
     """None where LISA's image encoder is the released one, up to one rounding to bfloat16; else the first tensor that differs."""
+    theirs = released.encoder.state_dict()
     for name, value in inner.encoder.state_dict().items():
-        other = released.get(f"image_encoder.{name}")
-        if other is None or other.shape != value.shape:
-            return name
+        other = theirs[name]
         if not (torch.equal(value, other) or torch.equal(value, other.bfloat16().float())):
             return name
     return None

@@ -188,6 +188,8 @@ REFUSALS = {
     "truncated": (lambda make, p: _write(p, make().read_bytes()[:9999]), "truncated or no PyTorch file"),
     "empty": (lambda make, p: _write(p, b""), "truncated or no PyTorch file"),
     "picture": (lambda make, p: _write(p, b"\x89PNG" * 99), "truncated or no PyTorch file"),
+    "garbage that begins as a pickle": (lambda make, p: _write(p, b"\x80\x02garbage" * 99), "truncated or no PyTorch file"),
+    "half a pickle": (lambda make, p: _write(p, pickle.dumps({"a": "b" * 99}, 2)[:50]), "truncated or no PyTorch file"),
     "code": (lambda make, p: _saved(p, {"image_encoder.pos_embed": Code()}), "holds more than tensors"),
     "bare pickle with code": (lambda make, p: _write(p, pickle.dumps(Code(), 2)), "holds more than tensors"),
     "another model": (lambda make, p: _saved(p, {"conv1.weight": torch.zeros(3)}), "no SAM checkpoint"),

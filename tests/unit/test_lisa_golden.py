@@ -1,4 +1,4 @@
-"""Golden checkpoint A, exported and asked through the engine: the reference's tokens, text, vectors and masks."""
+"""Golden checkpoint A, exported whole and asked through its artefacts: the reference's tokens, text, vectors and masks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 import torch
 from lisa_small import Asked
+from sightline_ensemble.artefacts import file_hash, load_manifest, verify, write_manifest
+from sightline_ensemble.contract import SEG_SLOTS
 from sightline_ensemble.cutout import vision_pixels
 from sightline_ensemble.lisa.engine import Engine, Limits
 from sightline_ensemble.lisa.sequence import Request
+from sightline_ensemble.onnx import defects, session
 from sightline_ensemble.picture import sam_pixels
 from sightline_ensemble.upsample import upsampler
-from sightline_export.checkpoint import Sam
-from sightline_export.clip import load_clip
-from sightline_export.graphs import LisaDecoder
-from sightline_export.lisa_checkpoint import read_lisa
-from sightline_export.lisa_language import write_language
+from sightline_export import lisa, lisa_steps
+from sightline_export.checkpoint import CheckpointError
+from sightline_export.lisa import Order, export_lisa, sam_of
 from sightline_export.lisa_sam import inner_sam
+from sightline_export.sam_encoder import SIZES
 from sightline_export.shards import open_shards
+
+PROFILE = "golden"
 
 
 class Watched:
@@ -63,18 +67,23 @@ def text_of(case: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("bits32")
-    write_language(read_lisa(golden_a.checkpoint()), made, 32)
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("golden") / "repository"
+    export_lisa(Order(golden_a.checkpoint(), golden_a.CLIP, 32, made, PROFILE))
     return made
 
 
 @pytest.fixture(scope="module")
-def requests() -> list[Request]:
-    clip = load_clip(golden_a.CLIP)
-    pixels = [torch.from_numpy(vision_pixels(np.asarray(golden_a.picture(case)), clip.size.dims)) for case in golden_a.CASES]
-    with torch.inference_mode():
-        features = clip(torch.cat(pixels))[0].numpy()
+def folder(repository) -> Path:
+    return load_manifest(repository / "lisa_engine", PROFILE).folder
+
+
+@pytest.fixture(scope="module")
+def requests(repository) -> list[Request]:
+    manifest = load_manifest(repository / "vision_encoder", PROFILE)
+    parts = [np.asarray(golden_a.picture(case)) for case in golden_a.CASES]
+    pixels = np.concatenate([vision_pixels(part, manifest.dims) for part in parts])
+    features = session(manifest.path("model.onnx")).run(["image_features"], {"vision_pixels": pixels})[0]
     most = int(golden_a.expected()["max_new_tokens"])
     return [Request(features[case], str(golden_a.of(case, "question")), max_tokens=most) for case in golden_a.CASES]
 
@@ -139,22 +148,106 @@ def test_all_in_one_batch_that_joins_one_after_the_other(folder, requests, limit
         assert_segs(case, final.seg_embeddings, final.seg_count)
 
 
-@pytest.fixture(scope="module")
-def sam() -> Sam:
-    return inner_sam(open_shards(golden_a.checkpoint()))
-
-
-@pytest.mark.parametrize("case", [0, 1, 2])
-@torch.inference_mode()
-def test_masks_are_the_references(watched, requests, sam, case):
+@pytest.mark.parametrize("case", golden_a.CASES)
+def test_masks_are_the_references(repository, watched, requests, case):
     final = Asked(watched.engine, requests[case]).wait()
     resized, original = (tuple(golden_a.of(case, f"{name}_size").tolist()) for name in ("resized", "original"))
-    pixels = torch.from_numpy(sam_pixels(golden_a.picture(case), sam.size.image_size))
-    embedding = sam.encoder(pixels, torch.tensor([resized], dtype=torch.int32))
-    decode = LisaDecoder(sam.prompts, sam.decoder, sam.size.grid, sam.size.image_size)
-    masks, ious = decode(embedding, torch.from_numpy(final.seg_embeddings[None, : final.seg_count]))
-    torch.testing.assert_close(masks[0].numpy(), golden_a.of(case, "low_res_logits")[:, 0], atol=2e-3, rtol=0)
-    torch.testing.assert_close(ious[0].numpy(), golden_a.of(case, "iou_predictions")[:, 0], atol=5e-5, rtol=0)
-    for found, expected in zip(masks[0].numpy(), golden_a.mask(case), strict=True):
-        logits = upsampler(found, resized, original, np.arange(original[1]))(np.arange(original[0]))
+    encode, decode = (session(load_manifest(repository / model, PROFILE).path("model.onnx")) for model in ("sam_encoder", "lisa_decoder"))
+    inputs = {"sam_pixels": sam_pixels(golden_a.picture(case), 1024), "resized_size": np.array([resized], np.int32)}
+    embedding = encode.run(None, inputs)[0]
+    np.testing.assert_allclose(embedding[0, :, ::8, ::8], golden_a.of(case, "image_embedding_sub8"), atol=1e-4, rtol=0)
+    run = defects(lambda arrays: dict(zip(("low_res_masks", "iou_predictions"), decode.run(None, arrays), strict=True)), SEG_SLOTS)
+    found = run({"image_embedding": embedding, "seg_embeddings": final.seg_embeddings[None]})
+    masks, ious = (found[name][0, : final.seg_count] for name in ("low_res_masks", "iou_predictions"))
+    np.testing.assert_allclose(masks, golden_a.of(case, "low_res_logits")[:, 0], atol=2e-3, rtol=0)
+    np.testing.assert_allclose(ious, golden_a.of(case, "iou_predictions")[:, 0], atol=5e-5, rtol=0)
+    for low_res, expected in zip(masks, golden_a.mask(case), strict=True):
+        logits = upsampler(low_res, resized, original, np.arange(original[1]))(np.arange(original[0]))
         assert np.mean((logits > 0) != expected) <= 1e-4
+
+
+# --- the artefacts ------------------------------------------------------------------------------------------------------
+STEPS = ("lisa_decoder", "lisa_engine", "sam_decoder", "sam_encoder", "vision_encoder")
+
+
+def test_a_whole_profile_is_installed(repository):
+    assert sorted(path.name for path in repository.iterdir()) == list(STEPS)
+    for model in STEPS:
+        manifest = load_manifest(repository / model, PROFILE)
+        verify(manifest)
+        assert {path.name for path in manifest.folder.iterdir()} == {*manifest.files, "manifest.json"}
+        assert [path.name for path in manifest.folder.parent.iterdir()] == [PROFILE]
+        assert "clip" not in manifest.source and len(manifest.source) == (1 if model == "vision_encoder" else 2)
+    dims = {model: load_manifest(repository / model, PROFILE).dims for model in STEPS}
+    assert dims["lisa_engine"] == {"slots": 4, "width": 256, "image_width": 48, "context": 2048}
+    assert dims["lisa_decoder"] == {"slots": 4, "width": 256, "mask_size": 256} and dims["sam_encoder"]["image_size"] == 1024
+
+
+def nothing(path: Path) -> bool:
+    return not path.exists() or not list(path.rglob("*"))
+
+
+def test_what_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def spoil(shards: dict[str, golden_a.State]) -> None:
+        name, part = "lm_head.weight", shards["pytorch_model-00002-of-00002.bin"]
+        part[name] = part[name].clone().fill_(torch.inf)
+
+    monkeypatch.setattr(lisa, "sam_of", lambda order, inner: ("", []))
+    monkeypatch.setattr(lisa, "write_graph", lambda graph, path: path.write_text("") * 0.0)
+    broken = golden_a.write_checkpoint(tmp_path / "broken", spoil)
+    with pytest.raises(CheckpointError, match="pytorch_model-00002-of-00002.bin: tensor 'lm_head.weight' holds NaN or infinity"):
+        export_lisa(Order(broken, golden_a.CLIP, 32, tmp_path / "r", PROFILE))
+    with pytest.raises(CheckpointError, match="clip: no such folder"):
+        export_lisa(Order(golden_a.checkpoint(), tmp_path / "clip", 32, tmp_path / "r", PROFILE))
+    assert nothing(tmp_path / "r")
+
+
+def test_a_graph_that_differs_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(lisa_steps, "BAR", 0.0)
+    with pytest.raises(lisa_steps.Differs, match="vision_encoder: differs from the original by .* expected at most"):
+        export_lisa(Order(golden_a.checkpoint(), golden_a.CLIP, 32, tmp_path / "r", PROFILE))
+    assert nothing(tmp_path / "r")
+
+
+# --- whose SAM ----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def released(tmp_path, monkeypatch) -> Path:
+    """A SAM file whose encoder is LISA's, and whose decoder is not; its size counts as a released one."""
+    inner = inner_sam(open_shards(golden_a.checkpoint()))
+    monkeypatch.setitem(SIZES, inner.size.name, inner.size)
+    prefix = "model.visual_model."
+    state = {name.removeprefix(prefix): value.clone() for name, value in golden_a.state().items() if name.startswith(prefix)}
+    state["mask_decoder.iou_token.weight"] += 1
+    torch.save(state, tmp_path / "sam.pth")
+    return tmp_path / "sam.pth"
+
+
+def order(released: Path | None, repository: Path) -> Order:
+    return Order(golden_a.checkpoint(), golden_a.CLIP, 32, repository, PROFILE, released)
+
+
+def test_the_released_sam_is_used_and_shared(released, tmp_path):
+    inner = inner_sam(open_shards(golden_a.checkpoint()))
+    words, graphs = sam_of(order(released, tmp_path / "r"), inner)
+    assert "were made from it" in words and [(g.model, g.origin) for g in graphs] == [("sam_encoder", "sam"), ("sam_decoder", "sam")]
+    assert not torch.equal(graphs[1].module.mask_decoder.iou_token.weight, inner.decoder.iou_token.weight)
+    for model in ("sam_encoder", "sam_decoder"):
+        (tmp_path / "r" / model / "1" / PROFILE).mkdir(parents=True)
+        write_manifest(tmp_path / "r" / model, PROFILE, [], source={"sam.pth": file_hash(released)}, precision="fp32")
+    words, graphs = sam_of(order(released, tmp_path / "r"), inner)
+    assert "sam_encoder is shared" in words and not graphs
+
+
+def test_another_sam_is_not_shared(released, tmp_path):
+    inner = inner_sam(open_shards(golden_a.checkpoint()))
+    inner.encoder.neck[0].weight.mul_(1.01)
+    words, graphs = sam_of(order(released, tmp_path / "r"), inner)
+    assert "('neck.0.weight' differs)" in words and {g.origin for g in graphs} == {"lisa"}
+    words, graphs = sam_of(order(None, tmp_path / "r"), inner)
+    assert "no released SAM was given" in words and graphs[0].module is inner.encoder
+
+
+def test_a_sam_of_no_released_size_is_not_looked_for(tmp_path):
+    inner = inner_sam(open_shards(golden_a.checkpoint()))
+    with pytest.raises(CheckpointError, match="sam.pth: SAM inside checkpoint is of no released size"):
+        sam_of(order(tmp_path / "sam.pth", tmp_path / "r"), inner)
