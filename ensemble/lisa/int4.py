@@ -3,6 +3,7 @@
 Stored forms, independent of the machine (they are packed for it when loaded):
 4-bit: `<name>.q4` uint8 [out, in / 2] (even input in the low nibble), `<name>.sz` bf16 [in / g, out, 2]; weight = (q - 8) * s + z.
 8-bit: `<name>.q8` int8 [out, in], `<name>.s8` bf16 [out]; weight = q * s.
+Where no group (or no whole vector of the 8-bit kernel) divides the inputs, both have columns of zeros behind them.
 Plain: `<name>.weight` [out, in]. The embedding: `<name>.q8` int8 [V, H] with `<name>.d8` fp16 [V, H / 32], or `<name>.weight`.
 """
 
@@ -33,6 +34,7 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         op = torch.ops.aten._weight_int4pack_mm_for_cpu if self.cpu else torch.ops.aten._weight_int4pack_mm
+        x = widened(x, self.inputs)
         if x.dim() == 2:
             return op(x, self.packed, self.group, self.sz)
         return op(x.flatten(0, -2), self.packed, self.group, self.sz).view(*x.shape[:-1], self.outputs)
@@ -52,7 +54,7 @@ class Int8Linear(nn.Module):
         return self.q8[i].float() * self.s8[i].float()
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.aten._weight_int8pack_mm(x, self.q8, self.s8)
+        return torch.ops.aten._weight_int8pack_mm(widened(x, self.q8.shape[1]), self.q8, self.s8)
 
 
 class PlainLinear(nn.Module):
@@ -91,6 +93,11 @@ class PlainEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)
+
+
+def widened(x: Tensor, inputs: int) -> Tensor:
+    """x with zeros behind it up to the stored inputs."""
+    return F.pad(x, (0, inputs - x.shape[-1])) if x.shape[-1] < inputs else x
 
 
 def own(tensor: Tensor, device: torch.device) -> Tensor:
