@@ -19,8 +19,10 @@ import numpy as np
 
 from . import ledger
 from .errors import CANCELLED, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, from_message, invalid
+from .parameters import Sampling
 
 Arrays = Mapping[str, np.ndarray]
+Parameters = Mapping[str, bool | int | str]  # all that a request by BLS can carry
 _ENDED: deque[Any] = deque(maxlen=256)  # see `responses`
 
 
@@ -32,6 +34,13 @@ class Job:
     wanted: frozenset[str]
     request_id: str
     timeout_us: int
+    sampling: Sampling
+
+    @staticmethod
+    def of(request: Any) -> Job:
+        """RequestError where its parameters are not what they may be."""
+        wanted = frozenset(request.requested_output_names())
+        return Job(time.monotonic_ns(), wanted, request.request_id(), request.timeout(), Sampling.read(request.parameters()))
 
 
 def backend() -> ModuleType:
@@ -124,8 +133,15 @@ def _answer(request: Any, answer: Callable[[Any], Arrays], step: str, ticket: st
 
 
 # --- calling another model --------------------------------------------------------------------------------------------
-def inference_request(model: str, inputs: Arrays, outputs: Iterable[str], request_id: str = "", timeout_us: int = 0) -> Any:
-    """A BLS request; id and timeout are lost unless copied. Answers come in host memory, whatever runs the model."""
+def inference_request(
+    model: str,
+    inputs: Arrays,
+    outputs: Iterable[str],
+    request_id: str = "",
+    timeout_us: int = 0,
+    parameters: Parameters | None = None,
+) -> Any:
+    """A BLS request; id, timeout and parameters are lost unless copied. Answers come in host memory, whatever runs the model."""
     pb_utils = backend()
     return pb_utils.InferenceRequest(
         model_name=model,
@@ -133,6 +149,7 @@ def inference_request(model: str, inputs: Arrays, outputs: Iterable[str], reques
         requested_output_names=list(outputs),
         request_id=request_id,
         timeout=timeout_us,
+        parameters=dict(parameters or {}),
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     )
 
@@ -144,9 +161,16 @@ def outputs_of(answer: Any, model: str) -> dict[str, np.ndarray]:
     return {tensor.name(): tensor.as_numpy().copy() for tensor in answer.output_tensors()}
 
 
-def call(model: str, inputs: Arrays, outputs: Iterable[str], request_id: str = "", timeout_us: int = 0) -> dict[str, np.ndarray]:
+def call(
+    model: str,
+    inputs: Arrays,
+    outputs: Iterable[str],
+    request_id: str = "",
+    timeout_us: int = 0,
+    parameters: Parameters | None = None,
+) -> dict[str, np.ndarray]:
     """Run another model of this server and wait. RequestError where it fails."""
-    return outputs_of(inference_request(model, inputs, outputs, request_id, timeout_us).exec(), model)
+    return outputs_of(inference_request(model, inputs, outputs, request_id, timeout_us, parameters).exec(), model)
 
 
 def responses(request: Any) -> Iterator[Any]:
@@ -172,8 +196,7 @@ def answer_later(
     for request in requests:
         sender = request.get_response_sender()
         try:
-            job = Job(time.monotonic_ns(), frozenset(request.requested_output_names()), request.request_id(), request.timeout())
-            pool.submit(_answer_and_send, sender, arrays(request, names), job, answer, step)
+            pool.submit(_answer_and_send, sender, arrays(request, names), Job.of(request), answer, step)
         except Exception as error:
             send_last(sender, failure(error, step))
     return [None] * len(requests)

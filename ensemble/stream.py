@@ -97,7 +97,7 @@ def inspect(inputs: Mapping[str, np.ndarray], outlet: Outlet, job: Job, names: l
     Args:
         names: `prepared_names` of this configuration.
     """
-    prepared = steps.call("prepare", inputs, names, job.request_id, job.timeout_us)
+    prepared = steps.call("prepare", inputs, names, job.request_id, job.timeout_us, job.sampling.parameters)
     outlet.ticket = ledger.as_ticket(prepared["ticket"])
     if outlet.gone:
         raise cancelled()
@@ -140,7 +140,8 @@ def prepared_names(with_engine_clocks: bool) -> list[str]:
 
 def _pieces(inputs: Mapping[str, np.ndarray], job: Job) -> Iterator[dict[str, np.ndarray]]:
     """The language model's responses. Its failures come as data (`status`) and are raised after its stream has ended."""
-    request = steps.inference_request("lisa_engine", {**inputs, "stream": np.array([1], np.int32)}, _ENGINE_OUTPUTS, job.request_id)
+    inputs = {**inputs, "stream": np.array([1], np.int32)}
+    request = steps.inference_request("lisa_engine", inputs, _ENGINE_OUTPUTS, job.request_id, parameters=job.sampling.parameters)
     failed = ""
     for response in steps.responses(request):
         found = steps.outputs_of(response, "lisa_engine")

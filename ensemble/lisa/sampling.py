@@ -1,12 +1,14 @@
-"""Which token comes next: greedy, and the rule of the first token where a checkpoint declares a verdict."""
+"""Which token comes next: the likeliest or a drawn one, and the rule of the first token where a checkpoint declares a verdict."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..parameters import Sampling
 from .model import Llama
 from .sequence import Sequence
 
@@ -36,7 +38,8 @@ class Sampler:
         tokens = [self._ruled(sequence, row) for sequence, row in zip(sequences, hidden, strict=True)]
         free = [i for i, token in enumerate(tokens) if token is None]
         if free:
-            for i, token in zip(free, self._greedy(hidden[free] if len(free) < len(tokens) else hidden), strict=True):
+            chosen = self._chosen([sequences[i] for i in free], hidden[free] if len(free) < len(tokens) else hidden)
+            for i, token in zip(free, chosen, strict=True):
                 tokens[i] = token
         return tokens  # type: ignore[return-value]
 
@@ -56,11 +59,25 @@ class Sampler:
             raise NotFinite
         return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
-    def _greedy(self, hidden: Tensor) -> list[int]:
+    def _chosen(self, sequences: list[Sequence], hidden: Tensor) -> list[int]:
         logits = self.model.logits(hidden)
         if self.verdict:
             logits[:, self.seg] = -torch.inf
         best = logits.max(-1)
         if not bool(best.values.isfinite().all()):
             raise NotFinite
-        return best.indices.tolist()
+        tokens = best.indices.tolist()
+        for i, sequence in enumerate(sequences):
+            if sequence.request.sampling.temperature:
+                tokens[i] = drawn(logits[i].double().cpu().numpy(), sequence.request.sampling, len(sequence.answer))
+        return tokens
+
+
+def drawn(logits: np.ndarray, sampling: Sampling, index: int) -> int:
+    """The answer's token number `index` from float64 logits [V]: a draw of its own, whoever else is in the batch."""
+    order = np.argsort(-logits, kind="stable") if sampling.top_p < 1 else np.arange(len(logits))
+    with np.errstate(over="ignore"):  # of a temperature near 0
+        shares = np.exp((logits[order] - logits.max()) / sampling.temperature).cumsum()
+    last = min(int(np.searchsorted(shares, sampling.top_p * shares[-1])), len(shares) - 1)
+    chance = np.random.default_rng((sampling.seed, index)).random()
+    return int(order[min(int(np.searchsorted(shares, chance * shares[last], side="right")), last)])

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
+from ..parameters import Sampling
+
 NO_TICKET = (-1, 0)
 
 
@@ -21,6 +23,7 @@ class Request:
     history: tuple[tuple[str, str], ...] = ()
     max_tokens: int = 96
     ticket: tuple[int, int] = NO_TICKET
+    sampling: Sampling = Sampling()
     stream: bool = False
 
 

@@ -1,7 +1,6 @@
 """Admits a request or refuses it at once; decodes its picture in a thread pool."""
 
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,25 +23,25 @@ class TritonPythonModel:
 
     def execute(self, requests):
         for request in requests:
-            start, sender = time.monotonic_ns(), request.get_response_sender()
+            sender = request.get_response_sender()
             ticket = ledger.NO_TICKET
             try:
                 if request.is_cancelled():
                     raise cancelled()
-                ticket = ledger.admit(ledger.deadline_after(request.timeout()))
-                wanted = frozenset(request.requested_output_names())
-                self.pool.submit(self.answer, sender, ticket, start, steps.arrays(request, INPUTS), wanted)
+                job = steps.Job.of(request)
+                ticket = ledger.admit(ledger.deadline_after(job.timeout_us))
+                self.pool.submit(self.answer, sender, ticket, job, steps.arrays(request, INPUTS))
             except Exception as error:
                 ledger.release(ticket)
                 steps.send_last(sender, steps.failure(error, "decode"))
         return [None] * len(requests)
 
-    def answer(self, sender, ticket, start, inputs, wanted):
+    def answer(self, sender, ticket, job, inputs):
         try:
             ledger.check(ticket)
-            outputs = intake.take_in(inputs, wanted, self.side, self.store)
-            outputs |= {"ticket": np.array(ticket, np.int64), "decode_clock": steps.clock(start)}
-            last = steps.response(outputs, wanted)
+            outputs = intake.take_in(inputs, job.wanted, self.side, self.store)
+            outputs |= {"ticket": np.array(ticket, np.int64), "decode_clock": steps.clock(job.start_ns)}
+            last = steps.response(outputs, job.wanted)
         except Exception as error:
             ledger.release(ticket)
             last = steps.failure(error, "decode")

@@ -1,7 +1,6 @@
 """Streams an inspection: report and mask at the first [SEG], then text, then the complete report."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from sightline_ensemble import ledger, steps, stream
@@ -24,7 +23,7 @@ class TritonPythonModel:
             try:
                 if len(self.watcher) >= IN_FLIGHT_LIMIT:
                     raise queue_full(IN_FLIGHT_LIMIT)
-                job = steps.Job(time.monotonic_ns(), wanted, request.request_id(), request.timeout())
+                job = steps.Job.of(request)
                 inputs = steps.arrays(request, INPUTS)
                 self.watcher.add(outlet)
                 self.pool.submit(self.answer, inputs, outlet, job)

@@ -54,20 +54,21 @@ class TritonPythonModel:
         for request in requests:
             reply = Reply(request.get_response_sender(), frozenset(request.requested_output_names()))
             try:
-                parsed = self.request(steps.arrays(request, INPUTS), request.timeout())
+                parsed = self.request(steps.arrays(request, INPUTS), steps.Job.of(request))
             except Exception as error:
                 self.engine.refuse(error, reply)
             else:
                 self.engine.submit(parsed, reply)
 
-    def request(self, inputs, timeout_us):
+    def request(self, inputs, job):
         token, deadline = ledger.as_ticket(inputs["ticket"])
         return Request(
             features=inputs["image_features"][0],
             question=steps.as_text(inputs["question"], "PROMPT"),
             history=read_history(steps.as_text(inputs.get("HISTORY"), "HISTORY")),
             max_tokens=min(int(inputs["MAX_TOKENS"][0]) if "MAX_TOKENS" in inputs else Request.max_tokens, MAX_TOKENS_LIMIT),
-            ticket=(token, deadline or ledger.deadline_after(timeout_us)),
+            ticket=(token, deadline or ledger.deadline_after(job.timeout_us)),
+            sampling=job.sampling,
             stream=bool(inputs.get("stream", [0])[0]),
         )
 
