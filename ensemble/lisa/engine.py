@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from ..errors import UNAVAILABLE, RequestError, broken, cancelled, invalid, queue_full, timed_out
 from .cache import BLOCK, Pages
+from .metrics import Meter
 from .model import Llama
 from .prompt import Prompter, speak
 from .runner import Runner, load_model, resident_bytes
@@ -53,9 +54,14 @@ class Engine:
     """Answers requests with LISA. `state(ticket)` -> "live" | "cancelled" | "expired" is asked before every step."""
 
     def __init__(
-        self, model: Llama, tokenizer: Tokenizer, state: Callable[[tuple[int, int]], str] = always_live, limits: Limits | None = None
+        self,
+        model: Llama,
+        tokenizer: Tokenizer,
+        state: Callable[[tuple[int, int]], str] = always_live,
+        limits: Limits | None = None,
+        meter: Meter | None = None,
     ) -> None:
-        self.limits, self.state, self.config = limits or Limits(), state, model.config
+        self.limits, self.state, self.config, self.meter = limits or Limits(), state, model.config, meter or Meter()
         pages = max(self.limits.cache_tokens, self.config.context) // BLOCK + 1
         self.prompter, self.sampler, self.runner = Prompter(self.config, tokenizer), Sampler(model), Runner(model, pages)
         self.scheduler = Scheduler(Pages(pages), self.limits.running, self.limits.chunk)
@@ -68,10 +74,15 @@ class Engine:
             thread.start()
 
     @staticmethod
-    def load(folder: Path, state: Callable[[tuple[int, int]], str] = always_live, limits: Limits | None = None) -> Engine:
+    def load(
+        folder: Path,
+        state: Callable[[tuple[int, int]], str] = always_live,
+        limits: Limits | None = None,
+        meter: Meter | None = None,
+    ) -> Engine:
         """The engine of an artefact folder: `config.json`, `model.safetensors`, `tokenizer.json`."""
         model = load_model(folder)
-        return Engine(model, Tokenizer.from_file(str(folder / "tokenizer.json")), state, limits)
+        return Engine(model, Tokenizer.from_file(str(folder / "tokenizer.json")), state, limits, meter)
 
     def describe(self) -> str:
         """One line for the log: what the large linear layers take."""
@@ -128,6 +139,7 @@ class Engine:
                     arrived, self.arrived = self.arrived, []
                 for sequence in arrived:
                     self.scheduler.add(sequence)
+                    self.meter.add("prompt_tokens", sequence.prompt)
                 self._drop_ended()
                 self._step()
             except Exception as error:  # nothing may end this thread
@@ -181,10 +193,16 @@ class Engine:
     def _take(self, sequence: Sequence, token: int, hidden: torch.Tensor) -> None:
         """A sequence's next token, and what its caller hears of it."""
         ended, found = token in self.config.eos, token == self.config.seg
+        seconds = 1e-9 * (time.monotonic_ns() - sequence.begin_ns)
+        if not sequence.answer:
+            self.meter.observe("first_token_seconds", seconds)
         if not ended:
             sequence.ids.append(token)
+            self.meter.add("generated_tokens")
         if found and len(sequence.segs) < self.config.slots:
             sequence.segs.append(self._embedding(hidden))
+            if len(sequence.segs) == 1:
+                self.meter.observe("mask_seconds", seconds)
         ended = ended or len(sequence.answer) >= sequence.limit
         if ended:
             self.scheduler.remove(sequence)
@@ -234,12 +252,25 @@ class Engine:
                 self.live.discard(sequence)
 
     def _watch(self) -> None:
-        """Nobody waits for ever, not even for a step that does not come back: a second past its time a request is answered."""
+        """Nobody waits for ever, not even for a step that does not come back: a second past its time a request is answered.
+
+        The same thread publishes the numbers, for that may take a while.
+        """
         while not self.stopped.wait(0.5):
             with self.wake:
                 late = [sequence for sequence in self.live if time.monotonic_ns() > sequence.expires_ns + 10**9]
             for sequence in late:
                 self._fail(sequence, timed_out())
+            self.publish()
+
+    def publish(self) -> None:
+        """Tell the meter how things stand, and the meter whoever listens."""
+        pages, scheduler = self.scheduler.pages, self.scheduler
+        self.meter.set(
+            running=len(scheduler.running), waiting=len(scheduler.waiting), preemptions=scheduler.preemptions,
+            cache_pages=pages.count, cache_pages_used=pages.count - len(pages.free), prefix_hit_tokens=pages.hits * BLOCK,
+        )  # fmt: skip
+        self.meter.publish()
 
 
 def as_request_error(error: Exception) -> RequestError:

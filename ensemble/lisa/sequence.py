@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -59,6 +60,7 @@ class Sequence:
     limit: int  # answer tokens at most
     digest: bytes  # of the picture, part of the identity of shared blocks
     expires_ns: int  # nobody waits longer for this answer
+    begin_ns: int = field(default_factory=time.monotonic_ns)
     pictures: Tensor | None = None  # [T, H], projected at the first prefill
     table: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sightline_ensemble.lisa.config import LisaConfig, Template, Verdict
 from sightline_ensemble.lisa.engine import Engine, Limits
+from sightline_ensemble.lisa.metrics import Meter
 from sightline_ensemble.lisa.model import Llama, projector, seg_head
 from sightline_ensemble.lisa.runner import build_model
 from sightline_ensemble.lisa.sequence import Event, Request
@@ -72,9 +73,9 @@ def model(config: LisaConfig = CONFIG, **kinds: object) -> Llama:
     return build_model(config, tensors(config, **kinds), torch.device("cpu"))  # type: ignore[arg-type]
 
 
-def engine(config: LisaConfig = CONFIG, limits: Limits | None = None, state=None, **kinds: object) -> Engine:
+def engine(config: LisaConfig = CONFIG, limits: Limits | None = None, state=None, meter: Meter | None = None, **kinds: object) -> Engine:
     state = state or (lambda ticket: "live")
-    return Engine(model(config, **kinds), tokenizer(), state, limits or Limits(prefill_threads=1))
+    return Engine(model(config, **kinds), tokenizer(), state, limits or Limits(prefill_threads=1), meter)
 
 
 def picture(seed: int, tokens: int = 5) -> np.ndarray:

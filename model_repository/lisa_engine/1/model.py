@@ -12,6 +12,7 @@ from sightline_ensemble import ledger, steps
 from sightline_ensemble.artefacts import load_manifest
 from sightline_ensemble.contract import MAX_TOKENS_LIMIT, MODELS
 from sightline_ensemble.lisa.engine import Engine
+from sightline_ensemble.lisa.metrics import SECONDS, Meter
 from sightline_ensemble.lisa.prompt import read_history
 from sightline_ensemble.lisa.sequence import Request
 
@@ -45,9 +46,24 @@ class Reply:
         }
 
 
+class Instruments:
+    """Makes Triton's metric of each of ours, and keeps the families: a family that is dropped leaves the metrics port."""
+
+    def __init__(self):
+        self.families = []
+
+    def __call__(self, metric):
+        kind = getattr(pb_utils.MetricFamily, metric.kind)
+        self.families.append(pb_utils.MetricFamily(name=metric.full_name, description=metric.help, kind=kind))
+        buckets = {"buckets": list(SECONDS)} if metric.kind == "HISTOGRAM" else {}
+        return self.families[-1].Metric(labels={}, **buckets)
+
+
 class TritonPythonModel:
     def initialize(self, args):
-        self.engine = Engine.load(load_manifest(Path(args["model_repository"])).folder, ledger.state)
+        self.instruments = Instruments()
+        folder = load_manifest(Path(args["model_repository"])).folder
+        self.engine = Engine.load(folder, ledger.state, meter=Meter(self.instruments))
         pb_utils.Logger.log_info(self.engine.describe())
 
     def execute(self, requests):
