@@ -11,6 +11,7 @@ from pathlib import Path
 from sightline_ensemble.serve import launcher, processes
 from sightline_ensemble.serve.health import Health
 from sightline_ensemble.serve.launcher import Ports, ServeError, Settings
+from sightline_ensemble.serve.outside import Outside, Tls
 from sightline_ensemble.serve.supervisor import Supervisor, say
 
 _PORTS = (("grpc", 8001, "gRPC"), ("http", 8000, "HTTP"), ("metrics", 8002, "metrics"), ("health", 8003, "/ready and /live"))
@@ -29,6 +30,12 @@ def parser() -> argparse.ArgumentParser:
     add("--cache-bytes", type=int, default=0, metavar="N", help="size of the response cache (default: none)")
     add("--canary-seconds", type=float, default=30.0, metavar="S", help="test inference after so long without one (default: %(default)g)")
     add("--exit-seconds", type=int, default=10, metavar="S", help="how long running requests may take at the end (default: %(default)s)")
+    add("--tls-certificate", type=Path, metavar="FILE", help="PEM: TLS on the gRPC port; HTTP then listens on this machine only")
+    add("--tls-key", type=Path, metavar="FILE", help="PEM: the certificate's key")
+    add("--tls-clients", type=Path, metavar="FILE", help="PEM: clients must show a certificate that this authority has signed")
+    add("--trace-url", default="", metavar="URL", help="OpenTelemetry collector (OTLP over HTTP) that gets a trace of requests")
+    add("--trace-rate", type=int, default=0, metavar="N", help="of one request in N; 0: only where a traceparent asks (default)")
+    add("--shared-memory", action="store_true", help="clients on this machine may hand over tensors in shared memory")
     add("--verbose", action="store_true", help="tritonserver's own information too")
     return top
 
@@ -41,6 +48,7 @@ def _port(text: str) -> int:
 
 def settings(args: argparse.Namespace, triton: launcher.Triton) -> Settings:
     """Checked settings; ServeError says what is wrong, before anything is started."""
+    shown = outside(args)
     if not args.repository.is_dir():
         raise ServeError(f"no model repository at {args.repository}; name it with --repository")
     profile = args.profile or launcher.default_profile(args.repository)
@@ -49,7 +57,19 @@ def settings(args: argparse.Namespace, triton: launcher.Triton) -> Settings:
     launcher.check_plans(args.repository, config, profile)
     args.products.mkdir(parents=True, exist_ok=True)
     ports = Ports(args.grpc_port, args.http_port, args.metrics_port, args.health_port).settled(args.host)
-    return Settings(args.repository, profile, args.products, ports, args.host, config, args.cache_bytes, args.exit_seconds, args.verbose)
+    times = args.cache_bytes, args.exit_seconds
+    return Settings(args.repository, profile, args.products, ports, args.host, config, *times, args.verbose, shown)
+
+
+def outside(args: argparse.Namespace) -> Outside:
+    """ServeError where TLS is asked for by halves or with files that are not there."""
+    named = args.tls_certificate, args.tls_key
+    if any(named) != all(named) or (args.tls_clients and not all(named)):
+        raise ServeError("TLS needs --tls-certificate and --tls-key, both")
+    tls = Tls(*named, args.tls_clients) if all(named) else None
+    if tls and (missing := tls.missing()):
+        raise ServeError(f"no file at {missing[0]}, expected a PEM file")
+    return Outside(tls, args.trace_url, args.trace_rate, args.shared_memory)
 
 
 def serve(args: argparse.Namespace) -> int:

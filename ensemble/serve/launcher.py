@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from typing import IO
 from sightline_ensemble import artefacts, machines, plans
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.serve import processes
+from sightline_ensemble.serve.outside import Outside
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
 # Tensors between two engine steps: some 11 MB a request in flight. Beyond the pool (64 MiB by default) they go through the host.
@@ -75,6 +75,7 @@ class Settings:
     cache_bytes: int = 0
     exit_seconds: int = 10
     verbose: bool = False
+    outside: Outside = field(default_factory=Outside)
 
 
 @dataclass(frozen=True)
@@ -159,15 +160,13 @@ def environment(settings: Settings, triton: Triton, run: str) -> dict[str, str]:
 
 
 def command(settings: Settings, triton: Triton, run: str) -> list[str]:
-    """The whole command line. The model control API stays shut to clients: who may load models may run code."""
-    key = secrets.token_hex(16)
+    """The whole command line."""
     ports, host = settings.ports, settings.host
     line = [str(triton.binary), f"--model-repository={settings.repository.resolve()}", "--disable-auto-complete-config"]
     line += ["--model-control-mode=explicit", "--load-model=*", f"--exit-timeout-secs={settings.exit_seconds}"]
     line += [f"--grpc-port={ports.grpc}", f"--http-port={ports.http}", f"--metrics-port={ports.metrics}"]
-    line += [f"--grpc-address={host}", f"--http-address={host}", f"--metrics-address={host}"]
-    line += [f"--http-restricted-api=model-repository,trace,logging:sightline-key={key}"]
-    line += [f"--grpc-restricted-protocol=model-repository,trace,logging:sightline-key={key}"]
+    line += [f"--grpc-address={host}", f"--http-address={settings.outside.http_host(host)}", f"--metrics-address={host}"]
+    line += settings.outside.arguments(wheel=triton.wheel is not None)
     line += [f"--backend-config=python,shm-region-prefix-name={run}_", f"--log-info={str(settings.verbose).lower()}"]
     if settings.config:
         line.append(f"--model-config-name={settings.config}")
@@ -206,7 +205,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.settings.host == "0.0.0.0" else self.settings.host
+        host = self.settings.outside.http_host(self.settings.host).replace("0.0.0.0", "127.0.0.1")
         return f"http://{host}:{self.settings.ports.http}"
 
     def ended(self) -> int | None:

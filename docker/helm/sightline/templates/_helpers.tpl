@@ -1,0 +1,57 @@
+{{- define "sightline.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "sightline.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains (include "sightline.name" .) .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "sightline.name" .) | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "sightline.selector" -}}
+app.kubernetes.io/name: {{ include "sightline.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "sightline.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "sightline.selector" . }}
+{{- end }}
+
+{{- /* An image by digest where there is one; arguments: the image's values and the default tag. */}}
+{{- define "sightline.image" -}}
+{{- $image := index . 0 }}
+{{- $image.repository }}:{{ $image.tag | default (index . 1) }}{{ with $image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- define "sightline.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "sightline.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "sightline.productsClaim" -}}
+{{- default (printf "%s-products" (include "sightline.fullname" .)) .Values.products.claim }}
+{{- end }}
+
+{{- define "sightline.http" -}}
+{{- if and .Values.service.http (not .Values.tls.enabled) }}yes{{ end }}
+{{- end }}
+
+{{- define "sightline.graceSeconds" -}}
+{{- add .Values.drain.preStopSeconds .Values.server.exitSeconds 15 }}
+{{- end }}
+
+{{- /* Mean queue time of an inspection by pod, in milliseconds, over all steps. */}}
+{{- define "sightline.queueQuery" -}}
+sum by (namespace, pod) (rate(nv_inference_queue_duration_us{namespace="{{ .Release.Namespace }}", service="{{ include "sightline.fullname" . }}-metrics"}[1m])) / 1000
+/ clamp_min(sum by (namespace, pod) (rate(nv_inference_request_success{namespace="{{ .Release.Namespace }}", service="{{ include "sightline.fullname" . }}-metrics", model=~"inspect|inspect_stream|segment"}[1m])), 0.02)
+{{- end }}
