@@ -61,7 +61,7 @@ def _lisa(command: argparse.ArgumentParser) -> None:
     def run(chosen: argparse.Namespace) -> None:
         from .lisa import Order, export_lisa
 
-        names = ("checkpoint", "clip", "bits", "repository", "profile", "sam_checkpoint")
+        names = ("checkpoint", "clip", "bits", "repository", "profile", "sam_checkpoint", "group", "pictures", "images", "csv")
         export_lisa(Order(**{name: getattr(chosen, name) for name in names}))
 
     command.set_defaults(run=run)
@@ -71,6 +71,10 @@ def _lisa(command: argparse.ArgumentParser) -> None:
     add("--clip", required=True, type=Path, metavar="DIR", help="the folder of the CLIP it was trained with")
     add("--sam-checkpoint", type=Path, metavar="FILE", help="the released SAM: its encoder is shared where LISA's is the same")
     add("--bits", type=int, default=4, choices=BITS, help="of the language model's linear layers (default: %(default)s)")
+    add("--group", type=int, default=128, choices=(32, 64, 128), help="4-bit weights with one scale (default: %(default)s)")
+    add("--pictures", type=_count, default=16, metavar="N", help="real pictures to choose fewer bits by (default: %(default)s)")
+    add("--images", type=Path, metavar="DIR", help="a folder of real pictures (default: some of installed packages)")
+    add("--csv", type=Path, metavar="FILE", help="every layer's errors (default: build/parity/<profile>-layers.csv)")
 
 
 def _parity(command: argparse.ArgumentParser) -> None:

@@ -171,6 +171,22 @@ def stacked(shards: Shards, parts: list[tuple[str, int]], inputs: int) -> Tensor
     return torch.cat([shards.tensor(name, (outputs, inputs)).float() for name, outputs in parts])
 
 
+def check_weights(lisa: LisaCheckpoint) -> None:
+    """Read every tensor of the language model once; CheckpointError where one is missing, damaged or unknown."""
+    if foreign := unknown(lisa):
+        raise CheckpointError(f"{lisa.shards.files[foreign[0]]}: unknown tensor '{foreign[0]}'; expected a LISA as released")
+    config = lisa.config
+    table = (config.vocab_size + len(config.added), config.hidden_size)
+    shapes: dict[str, Shape] = {"model.embed_tokens.weight": table, "lm_head.weight": table}
+    shapes |= {name: (outputs, inputs) for _, inputs, parts in linears(config) for name, outputs in parts}
+    shapes |= {name: shape for _, name, shape in others(config)}
+    if missing := [name for name in shapes if name not in lisa.shards]:
+        lisa.shards.tensor(missing[0])
+    for name in lisa.shards.names():  # the checkpoint's order: one shard after the other
+        if name in shapes:
+            lisa.shards.tensor(name, shapes[name])
+
+
 def unknown(lisa: LisaCheckpoint) -> list[str]:
     """Tensors that no part of a LISA has: reading them as if they were not there would be a guess."""
     config, known = lisa.config, {"model.embed_tokens.weight", "lm_head.weight"}

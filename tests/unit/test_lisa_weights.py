@@ -14,6 +14,7 @@ from sightline_ensemble.artefacts import load_manifest, verify
 from sightline_ensemble.lisa.int4 import dense, load_embedding, load_linear
 from sightline_ensemble.lisa.model import rotary_tables, rotate
 from sightline_ensemble.lisa.runner import build_model, load_model
+from sightline_export.quantise import rows_int8
 from sightline_export.smollm2 import (
     build_lisa,
     gguf_path,
@@ -21,7 +22,6 @@ from sightline_export.smollm2 import (
     int4,
     q4_1_blocks,
     read_config,
-    rows_int8,
     untrained,
     vocabulary,
 )  # fmt: skip
