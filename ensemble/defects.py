@@ -71,11 +71,12 @@ def part_frame(
     return Frame(original, resized, window, None), np.ones_like(mask)
 
 
-def find(slots: np.ndarray, frame: Frame, never_empty: bool) -> Found:
+def find(slots: np.ndarray, frame: Frame, never_empty: bool, specks: bool = False) -> Found:
     """The union of the slots' masks.
 
     Args:
         slots: float32 [n, M, M], the logits of the `[SEG]` tokens in use.
+        specks: keep them.
         never_empty: the verdict is an anomaly already: an empty first slot gives the region around its peak instead.
     """
     x0, y0, x1, y1 = frame.window
@@ -86,7 +87,7 @@ def find(slots: np.ndarray, frame: Frame, never_empty: bool) -> Found:
             threshold, at = _around_peak(low_res, frame)
             one, _ = _slot(low_res, frame, threshold)
             _keep(one, frame.block, lambda labels, _: np.array([labels[at[0] // frame.block, at[1] // frame.block] - 1]))  # noqa: B023
-        else:
+        elif not specks:
             _keep(one, frame.block, lambda _, areas: _large(areas, frame.original))
         np.maximum(mask, one, out=mask)
         peak = max(peak, best)

@@ -1,7 +1,7 @@
 """The verdict and everything that must agree with it. The only place that knows the report's JSON.
 
 Where the checkpoint has a verdict (`seg_probability` >= 0) it decides: 0.5 or more is an anomaly and its mask is never
-empty, less is normal and has no mask. Elsewhere the masks decide, as with the released LISA.
+empty, less is normal and has no mask. Elsewhere the masks decide, every pixel of them, as with the released LISA.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def decide(inputs: Arrays, frame: Frame) -> Verdict:
         raise RequestError(INTERNAL, "report: the language model says anomaly but gave no [SEG]")
     if 0 <= probability < 0.5:
         slots = slots[:0]
-    found = find(slots, frame, never_empty=probability >= 0.5)
+    found = find(slots, frame, never_empty=probability >= 0.5, specks=probability < 0)
     anomaly = bool(found.mask.any())
     if probability >= 0:
         score = probability

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+REPOSITORY = Path(__file__).parents[1] / "model_repository"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,3 +33,17 @@ def meta() -> Iterator[types.ModuleType]:
     for name, module in kept.items():  # at once: others look for the real one
         sys.modules.pop(name) if module is missing else sys.modules.__setitem__(name, module)
     yield segment_anything
+
+
+@pytest.fixture(scope="session")
+def golden_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of the repository with golden checkpoint A, exported at 32 bits, as the only profile: `golden`."""
+    sys.path.insert(0, str(Path(__file__).parent / "unit"))
+    import golden_a
+    from sightline_export.lisa import export_lisa
+    from sightline_export.lisa_install import Order
+
+    made = tmp_path_factory.mktemp("golden") / "repository"
+    shutil.copytree(REPOSITORY, made, ignore=lambda folder, names: [n for n in names if Path(folder).name == "1" and "." not in n])
+    export_lisa(Order(golden_a.checkpoint(), golden_a.CLIP, 32, made, "golden"))
+    return made

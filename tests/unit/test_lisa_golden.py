@@ -14,7 +14,8 @@ from lisa_small import Asked
 from sightline_ensemble.artefacts import file_hash, load_manifest, verify, write_manifest
 from sightline_ensemble.contract import SEG_SLOTS
 from sightline_ensemble.cutout import vision_pixels
-from sightline_ensemble.lisa.engine import Engine, Limits
+from sightline_ensemble.lisa.engine import Engine
+from sightline_ensemble.lisa.limits import Limits
 from sightline_ensemble.lisa.sequence import Request
 from sightline_ensemble.onnx import defects, session
 from sightline_ensemble.picture import sam_pixels
@@ -33,7 +34,7 @@ class Watched:
     """An engine whose hidden states, logits and answers are kept, in the order they were computed."""
 
     def __init__(self, folder: Path, limits: Limits | None = None) -> None:
-        self.engine = Engine.load(folder, limits=limits or Limits(prefill_threads=1))
+        self.engine = Engine.load(folder, limits=limits or Limits(threads=1))
         self.hidden: list[torch.Tensor] = []
         self.logits: list[torch.Tensor] = []
         self.answers: dict[int, list[int]] = {}  # by the request's id()
@@ -66,11 +67,9 @@ def text_of(case: int) -> str:
     return " ".join(str(golden_a.of(case, "answer")).replace("</s>", "").replace("[SEG]", "").split())
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("golden") / "repository"
-    export_lisa(Order(golden_a.checkpoint(), golden_a.CLIP, 32, made, PROFILE))
-    return made
+@pytest.fixture(scope="session")
+def repository(golden_repository) -> Path:
+    return golden_repository
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +125,7 @@ def test_the_prompts_vectors_are_the_references(watched, requests, case):
     torch.testing.assert_close(vectors[::8].numpy(), golden_a.of(case, "inputs_embeds_sub8"), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("limits", [Limits(prefill_threads=1), Limits(prefill_threads=1, chunk=100, running=2, cache_tokens=2048)])
+@pytest.mark.parametrize("limits", [Limits(threads=1), Limits(prefill_threads=1, chunk=100, running=2, cache_tokens=2048)])
 def test_all_in_one_batch_that_joins_one_after_the_other(folder, requests, limits):
     """Each arrives while the one before it answers; chunked prompts, and two at a time, change nothing either."""
     watched, asked = Watched(folder, limits), []
@@ -171,12 +170,12 @@ STEPS = ("lisa_decoder", "lisa_engine", "sam_decoder", "sam_encoder", "vision_en
 
 
 def test_a_whole_profile_is_installed(repository):
-    assert sorted(path.name for path in repository.iterdir()) == list(STEPS)
+    assert sorted(path.parents[2].name for path in repository.glob(f"*/1/{PROFILE}/manifest.json")) == list(STEPS)
     for model in STEPS:
         manifest = load_manifest(repository / model, PROFILE)
         verify(manifest)
         assert {path.name for path in manifest.folder.iterdir()} == {*manifest.files, "manifest.json"}
-        assert [path.name for path in manifest.folder.parent.iterdir()] == [PROFILE]
+        assert [path.name for path in manifest.folder.parent.iterdir() if path.is_dir()] == [PROFILE]
         assert "clip" not in manifest.source and len(manifest.source) == (1 if model == "vision_encoder" else 2)
     dims = {model: load_manifest(repository / model, PROFILE).dims for model in STEPS}
     assert dims["lisa_engine"] == {"slots": 4, "width": 256, "image_width": 48, "context": 2048}

@@ -60,6 +60,15 @@ def test_no_contradiction(size, probability, box, slot, block, monkeypatch):
         assert not (mask & ~coco.decode(said["part"]["rle"])).any()
 
 
+def test_a_speck_is_dropped_where_a_verdict_decides_and_kept_where_the_masks_do():
+    slot = np.full((64, 64), -20, np.float32)
+    slot[8:24, 8:24] = slot[50, 50] = 20
+    found = {p: report.report(inputs([slot], p, (512, 512)), frozenset({"MASK"}), "p", {})["MASK"] for p in (-1, 0.9)}
+    assert (found[-1] != found[0.9]).any() and not found[0.9][300:, 300:].any()
+    rows = upsample.upsampler(slot, (256, 256), (512, 512), np.arange(512))
+    assert (found[-1] == (rows(np.arange(512)) > 0)).all()
+
+
 def test_later_slots_only_add():
     first, second = logits(1), logits(2)
     for probability in (-1, 0.7):
