@@ -92,16 +92,20 @@ def page_hash(parent: bytes, ids: list[int], start: int, digest: bytes) -> bytes
 
 
 class Store:
-    """The tensors: one row of keys and values [2 * kv_heads * d] for each layer and position."""
+    """The tensors: one row of keys and values [2 * kv_heads * d] for each layer and position; a last page belongs to nobody."""
 
     def __init__(self, config: LisaConfig, pages: int, dtype: torch.dtype, device: torch.device) -> None:
         self.kv_heads, self.side = config.num_kv_heads, config.head_dim
         width = 2 * config.num_kv_heads * config.head_dim
-        shape = (config.num_layers, pages * BLOCK, width)
+        shape = (config.num_layers, (pages + 1) * BLOCK, width)
         if device.type == "cpu":  # zeros that take no memory until they are written; garbage times a mask of 0 could be NaN
             self.rows = torch.from_numpy(np.zeros((*shape, dtype.itemsize), np.uint8)).view(dtype).squeeze(-1)
         else:
             self.rows = torch.zeros(shape, dtype=dtype, device=device)
+
+    @staticmethod
+    def bytes_of(config: LisaConfig, dtype: torch.dtype, pages: int) -> int:
+        return config.num_layers * pages * BLOCK * 2 * config.num_kv_heads * config.head_dim * dtype.itemsize
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """k, v [N, kv_heads, d] to rows `slots` [N]."""

@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,34 +15,20 @@ from tokenizers import Tokenizer
 
 from ..errors import UNAVAILABLE, RequestError, broken, cancelled, invalid, queue_full, timed_out
 from .cache import BLOCK, Pages
+from .limits import Limits, Threads, use
+from .memory import describe, fitted
 from .metrics import Meter
 from .model import Llama
 from .prompt import Prompter, speak
-from .runner import Runner, load_model, resident_bytes
+from .runner import load_model
 from .sampling import Sampler
 from .scheduler import Decode, Prefill, Scheduler
 from .sequence import Event, Request, Sequence
 
 log = logging.getLogger(__name__)
 OnEvent = Callable[[Event], None]
+State = Callable[[tuple[int, int]], str]  # of a ticket: "live", "cancelled" or "expired"
 STEP = "lisa_engine"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What bounds the engine's memory and waiting. `patience`: seconds for a request without a deadline.
-
-    A token uses one core: its products are so short that a second thread which has to wait for its core, because another
-    step runs there, costs far more than it saves. Prompts use `prefill_threads`.
-    """
-
-    running: int = 16
-    cache_tokens: int = 8192
-    chunk: int = 256
-    waiting: int = 256
-    patience: float = 120.0
-    prefill_threads: int = 2
-    decode_threads: int = 1
 
 
 def always_live(_: tuple[int, int]) -> str:
@@ -51,20 +36,15 @@ def always_live(_: tuple[int, int]) -> str:
 
 
 class Engine:
-    """Answers requests with LISA. `state(ticket)` -> "live" | "cancelled" | "expired" is asked before every step."""
+    """Answers requests with LISA. `state` is asked before every step."""
 
     def __init__(
-        self,
-        model: Llama,
-        tokenizer: Tokenizer,
-        state: Callable[[tuple[int, int]], str] = always_live,
-        limits: Limits | None = None,
-        meter: Meter | None = None,
+        self, model: Llama, tokenizer: Tokenizer, state: State = always_live, limits: Limits | None = None, meter: Meter | None = None
     ) -> None:
         self.limits, self.state, self.config, self.meter = limits or Limits(), state, model.config, meter or Meter()
-        pages = max(self.limits.cache_tokens, self.config.context) // BLOCK + 1
-        self.prompter, self.sampler, self.runner = Prompter(self.config, tokenizer), Sampler(model), Runner(model, pages)
-        self.scheduler = Scheduler(Pages(pages), self.limits.running, self.limits.chunk)
+        self.prompter, self.sampler, self.runner = Prompter(self.config, tokenizer), Sampler(model), fitted(model, self.limits)
+        self.scheduler = Scheduler(Pages(self.runner.pages), self.limits.running, self.limits.chunk)
+        self.threads_of_a_token = Threads(self.limits.threads)
         self.live: set[Sequence] = set()
         self.arrived: list[Sequence] = []
         self.wake = threading.Condition()
@@ -75,20 +55,16 @@ class Engine:
 
     @staticmethod
     def load(
-        folder: Path,
-        state: Callable[[tuple[int, int]], str] = always_live,
-        limits: Limits | None = None,
-        meter: Meter | None = None,
+        folder: Path, state: State = always_live, limits: Limits | None = None, meter: Meter | None = None, device: str = "cpu"
     ) -> Engine:
         """The engine of an artefact folder: `config.json`, `model.safetensors`, `tokenizer.json`."""
-        model = load_model(folder)
+        model = load_model(folder, torch.device(device))
+        limits = limits or Limits.of(model.cos.device)
         return Engine(model, Tokenizer.from_file(str(folder / "tokenizer.json")), state, limits, meter)
 
     def describe(self) -> str:
-        """One line for the log: what the large linear layers take."""
-        held, plain = resident_bytes(self.runner.model)
-        share = f", {held / plain:.3f} of the {plain / 1e6:.1f} MB of bf16" if held else ""
-        return f"{STEP}: {self.config.num_layers} layers, 4-bit weights {held / 1e6:.1f} MB resident{share}"
+        """One line for the log."""
+        return f"{STEP}: {describe(self.runner, self.limits.running)}"
 
     def submit(self, request: Request, on_event: OnEvent) -> None:
         """Take a request; `on_event` is called from the engine's threads, and a last time with a final event, always."""
@@ -161,11 +137,8 @@ class Engine:
         step = self.scheduler.schedule()
         if step is None:
             return
-        threads = self.limits.prefill_threads if isinstance(step, Prefill) else self.limits.decode_threads
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
         try:
-            hidden = self.runner.run(step)
+            hidden = self._run(step)
         except Exception as error:
             for sequence in step.sequences:
                 self._give_up(sequence, error)
@@ -173,6 +146,13 @@ class Engine:
         ready = self.scheduler.computed(step)
         if ready:
             self._sample(step, ready, hidden)
+
+    def _run(self, step: Prefill | Decode) -> torch.Tensor:
+        if isinstance(step, Prefill):
+            use(self.limits.threads)
+            return self.runner.run(step)
+        with self.threads_of_a_token.around(len(step.sequences).bit_length()):
+            return self.runner.run(step)
 
     def _sample(self, step: Prefill | Decode, ready: list[Sequence], hidden: torch.Tensor) -> None:
         with torch.inference_mode():

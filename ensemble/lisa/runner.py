@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -11,11 +13,14 @@ from torch import Tensor, nn
 
 from .cache import BLOCK, Store, slots_of
 from .config import LisaConfig
+from .graphs import Graphs
 from .int4 import Int4Linear, Tensors, load_embedding, load_linear
 from .model import Adapted, Llama, RMSNorm
 from .prompt import IMAGE
 from .scheduler import Decode, Prefill
-from .sequence import Sequence
+from .sequence import Request, Sequence
+
+log = logging.getLogger(__name__)
 
 
 def load_model(folder: Path, device: torch.device | None = None) -> Llama:
@@ -60,7 +65,32 @@ class Runner:
         self.device = model.cos.device
         self.dtype = getattr(torch, self.config.dtype)
         self.group = self.config.num_heads // self.config.num_kv_heads
+        self.graphs: Graphs | None = None
+        self.resize(pages)
+
+    def resize(self, pages: int) -> None:
+        """Another cache, empty; graphs of the old one are worth nothing."""
+        self.pages, self.graphs, self.store = pages, None, None  # the old one's memory is free before the new one takes its own
         self.store = Store(self.config, pages, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def capture(self, running: int) -> None:
+        """Steps of up to so many sequences become CUDA graphs; where that fails they run as they are."""
+        try:
+            self.graphs = Graphs(self._token, running, -(-self.config.context // BLOCK), self.pages, self.device)
+        except Exception as error:
+            log.warning("CUDA graphs: %s: %s; steps run without", type(error).__name__, str(error).split("\n")[0])
+
+    @torch.inference_mode()
+    def largest(self, chunk: int, running: int) -> None:
+        """Runs what takes most memory: the last chunk of a full context, and a token for everybody with one."""
+        context, table = self.config.context, list(range(-(-self.config.context // BLOCK)))
+        chunk = min(chunk, context)
+        empty = Request(np.zeros((0, self.config.image_width), np.float32), "")
+        full = Sequence(empty, print, [0] * context, context, 1, b"", 0, table=table, computed=context - chunk)
+        self._prefill(full, chunk)
+        positions = torch.full((running,), context - 1, device=self.device)
+        self.model.logits(self._token(positions.clone().zero_(), positions, self._tensor([table] * running)))
 
     @torch.inference_mode()
     def run(self, step: Prefill | Decode) -> Tensor:
@@ -99,12 +129,21 @@ class Runner:
         return x
 
     def _decode(self, sequences: list[Sequence]) -> Tensor:
-        batch = len(sequences)
-        # Whole pages for everybody: the attention kernel then gives the same bits alone and in a batch.
-        width = max(len(sequence.table) for sequence in sequences) * BLOCK
-        tables = self._tensor([s.table + [0] * (width // BLOCK - len(s.table)) for s in sequences])
-        slots = (tables.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=self.device)).view(batch, width)
+        width = max(len(sequence.table) for sequence in sequences)
+        tables = self._tensor([s.table + [self.pages] * (width - len(s.table)) for s in sequences])
         positions = self._tensor([sequence.computed for sequence in sequences])
+        tokens = self._tensor([sequence.ids[-1] for sequence in sequences])
+        if self.graphs and self.graphs.fits(len(sequences), width):
+            return self.graphs.run(tokens, positions, tables)
+        return self._token(tokens, positions, tables)
+
+    def _token(self, tokens: Tensor, positions: Tensor, tables: Tensor) -> Tensor:
+        """A token for each: int64 tokens [B] at positions [B], pages of theirs and everything before [B, P] -> hidden [B, H].
+
+        Whole pages for everybody: the attention kernel then gives the same bits alone and in a batch.
+        """
+        batch, width = tables.shape[0], tables.shape[1] * BLOCK
+        slots = (tables.unsqueeze(-1) * BLOCK + torch.arange(BLOCK, device=self.device)).view(batch, width)
         fresh = slots.gather(1, positions.unsqueeze(1)).squeeze(1)
         later = torch.arange(width, device=self.device) > positions.unsqueeze(1)
         mask = torch.zeros(later.shape, dtype=self.dtype, device=self.device).masked_fill_(later, -torch.inf).view(batch, 1, 1, width)
@@ -117,5 +156,4 @@ class Runner:
             grouped = q.view(batch, kv_heads, self.group, -1)
             return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).flatten(1)
 
-        x = self.model.embed(self._tensor([sequence.ids[-1] for sequence in sequences]))
-        return self.model(x, positions, attend)
+        return self.model(self.model.embed(tokens), positions, attend)

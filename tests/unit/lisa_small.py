@@ -7,7 +7,8 @@ import threading
 import numpy as np
 import torch
 from sightline_ensemble.lisa.config import LisaConfig, Template, Verdict
-from sightline_ensemble.lisa.engine import Engine, Limits
+from sightline_ensemble.lisa.engine import Engine
+from sightline_ensemble.lisa.limits import Limits
 from sightline_ensemble.lisa.metrics import Meter
 from sightline_ensemble.lisa.model import Llama, projector, seg_head
 from sightline_ensemble.lisa.runner import build_model
@@ -75,7 +76,7 @@ def model(config: LisaConfig = CONFIG, **kinds: object) -> Llama:
 
 def engine(config: LisaConfig = CONFIG, limits: Limits | None = None, state=None, meter: Meter | None = None, **kinds: object) -> Engine:
     state = state or (lambda ticket: "live")
-    return Engine(model(config, **kinds), tokenizer(), state, limits or Limits(prefill_threads=1), meter)
+    return Engine(model(config, **kinds), tokenizer(), state, limits or Limits(threads=1), meter)
 
 
 def picture(seed: int, tokens: int = 5) -> np.ndarray:

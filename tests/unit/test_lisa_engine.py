@@ -10,7 +10,7 @@ import pytest
 import torch
 from lisa_small import CONFIG, VERDICT, Asked, engine, naive, picture
 from sightline_ensemble.lisa import engine as module
-from sightline_ensemble.lisa.engine import Limits
+from sightline_ensemble.lisa.limits import Limits
 from sightline_ensemble.lisa.sequence import Request
 
 QUESTION = "is it good?"

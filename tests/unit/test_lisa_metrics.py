@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from lisa_small import CONFIG, VERDICT, Asked, engine, picture
-from sightline_ensemble.lisa.engine import Limits
+from sightline_ensemble.lisa.limits import Limits
 from sightline_ensemble.lisa.metrics import METRICS, Meter
 from sightline_ensemble.lisa.sequence import Request
 
@@ -39,7 +39,7 @@ def fakes() -> dict[str, Fake]:
 
 def test_the_numbers_are_those_of_the_requests(fakes):
     config = CONFIG.with_(eos=(), verdict=replace(VERDICT, scale=0.0, bias=1.0))
-    of = engine(config, Limits(prefill_threads=1, cache_tokens=CONFIG.context), meter=Meter(lambda metric: fakes[metric.name]))
+    of = engine(config, Limits(threads=1, cache_tokens=CONFIG.context), meter=Meter(lambda metric: fakes[metric.name]))
     asked = [Request(picture(i % 2), "is it good?", max_tokens=n) for i, n in enumerate((1, 9, 20))]
     for request in asked:
         Asked(of, request).wait()
@@ -56,7 +56,7 @@ def test_the_numbers_are_those_of_the_requests(fakes):
 
 
 def test_a_full_cache_is_seen(fakes):
-    of = engine(CONFIG.with_(eos=()), Limits(prefill_threads=1, cache_tokens=CONFIG.context), meter=Meter(lambda m: fakes[m.name]))
+    of = engine(CONFIG.with_(eos=()), Limits(threads=1, cache_tokens=CONFIG.context), meter=Meter(lambda m: fakes[m.name]))
     asked = [Asked(of, Request(picture(i), "why?", max_tokens=150)) for i in range(6)]
     while not of.scheduler.preemptions:
         assert not all(each.done.is_set() for each in asked)

@@ -1,0 +1,134 @@
+"""The cache by the memory that is free, threads by trying, CUDA graphs by their padding: what needs no GPU of it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from lisa_small import CONFIG, Asked, engine, model, picture
+from sightline_ensemble.lisa import graphs, limits, memory
+from sightline_ensemble.lisa.limits import Limits, Threads
+from sightline_ensemble.lisa.memory import fitted
+from sightline_ensemble.lisa.sequence import Request
+
+PAGE = 16 * CONFIG.num_layers * 2 * CONFIG.num_kv_heads * CONFIG.head_dim * 4
+CONTEXT = CONFIG.context // 16
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("free", "pages"),
+    [(8 * 100 * PAGE, 100), (10**12, 16 * CONTEXT), (8 * PAGE * CONTEXT // 2, CONTEXT)],
+    ids=["a share of it", "no more than all can use", "no less than one context"],
+)
+def test_the_cache_is_sized_by_the_free_memory(monkeypatch, free, pages):
+    monkeypatch.setattr(memory, "available", lambda: free)
+    runner = fitted(model(), Limits())
+    assert runner.pages == pages and runner.store.rows.shape[1] == (pages + 1) * 16
+    assert runner.store.rows[:, 16:].nbytes == pages * PAGE
+
+
+def test_large_models_do_not_take_the_whole_machine(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10**12)
+    monkeypatch.setattr(memory, "CPU_MOST", 50 * PAGE)
+    assert fitted(model(), Limits()).pages == 50
+
+
+def test_the_size_can_be_given_and_a_context_always_fits():
+    assert fitted(model(), Limits(cache_tokens=1000)).pages == 63
+    assert fitted(model(), Limits(cache_tokens=20)).pages == CONTEXT
+
+
+def test_without_room_for_a_context_one_line_says_so(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: PAGE)
+    with pytest.raises(MemoryError, match="key-value cache: one sequence of 512 tokens needs .* expected as much free memory"):
+        fitted(model(), Limits())
+
+
+def test_the_log_line_says_what_the_cache_holds():
+    of = engine(limits=Limits(threads=1, cache_tokens=1600))
+    of.close()
+    assert of.describe().endswith("cache 1600 tokens, 0.8 MB: 3 sequences of 512 tokens or 16 of 100")
+
+
+def test_the_environment_changes_the_limits(monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_LISA_CACHE_TOKENS", "4096")
+    monkeypatch.setenv("SIGHTLINE_LISA_PATIENCE", "2.5")
+    found = Limits.of(torch.device("cpu"))
+    assert (found.cache_tokens, found.patience, found.running) == (4096, 2.5, 16)
+    assert Limits.of(torch.device("cuda")).running == 32
+    for text in ("many", "-1", "1.5"):
+        monkeypatch.setenv("SIGHTLINE_LISA_CACHE_TOKENS", text)
+        with pytest.raises(ValueError, match=f"SIGHTLINE_LISA_CACHE_TOKENS: '?{text}'?, expected"):
+            Limits.of(torch.device("cpu"))
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+class Machine:
+    """Steps that take the seconds named for one thread and for two."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.used = 0.0, []
+        monkeypatch.setattr(limits.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(limits, "use", self.used.append)
+
+    def steps(self, threads: Threads, count: int, seconds: tuple[float, float]) -> list[int]:
+        """Threads of each of the steps."""
+        for _ in range(count):
+            with threads.around("kind"):
+                self.now += seconds[self.used[-1] - 1]
+        return self.used[-count:]
+
+
+def test_a_free_core_is_used_and_a_busy_one_left(monkeypatch):
+    machine, threads = Machine(monkeypatch), Threads(2)
+    free, busy = (1.0, 0.6), (1.0, 5.0)
+    assert sum(machine.steps(threads, 100, free)) > 180
+    assert machine.steps(threads, 100, busy).count(2) < 10
+    assert machine.steps(threads, 1000, busy).count(2) <= 5
+    assert machine.steps(threads, 1000, free)[-1:] == [2]
+    assert set(machine.steps(Threads(1), 50, free)) == {1}
+
+
+# --- CUDA graphs ------------------------------------------------------------------------------------------------------
+class Replayed:
+    """Stands in for a CUDA graph: computes the step again from the tensors it was captured with."""
+
+    def pool(self) -> tuple[int, int]:
+        return 0, 1
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    monkeypatch.setattr(graphs.torch.cuda, "CUDAGraph", Replayed)
+    monkeypatch.setattr(graphs.torch.cuda, "graph", lambda graph, pool: nullcontext())
+    monkeypatch.setattr(graphs.torch.cuda, "synchronize", lambda device: None)
+
+
+def test_padded_steps_answer_the_same(capturing):
+    of = engine(CONFIG.with_(eos=()), Limits(threads=1, cache_tokens=2048))
+    asked = [Request(picture(i), "is it good?" + "!" * 9 * i, max_tokens=40) for i in range(5)]
+    plain = [each.wait().text for each in [Asked(of, request) for request in asked]]
+    runner, used = of.runner, set()
+    runner.capture(running=6)
+    assert runner.graphs.batches == [1, 2, 4, 6] and runner.graphs.widths == [16, 32]
+    for shape, one in runner.graphs.captured.items():
+
+        def replay(shape=shape, one=one):
+            used.add(shape)
+            one.hidden.copy_(runner._token(one.tokens, one.positions, one.tables))
+
+        one.graph.replay = replay
+    of.scheduler.pages.by_hash.clear()
+    of.scheduler.pages.hash_of.clear()
+    again = [each.wait().text for each in [Asked(of, request) for request in asked]]
+    of.close()
+    assert again == plain and {batch for batch, _ in used} >= {1, 6}
+
+
+def test_a_capture_that_fails_is_one_line_and_no_more(monkeypatch, caplog):
+    runner = fitted(model(), Limits())
+    monkeypatch.setattr(graphs.torch.cuda, "synchronize", lambda device: (_ for _ in ()).throw(RuntimeError("no\nGPU")))
+    runner.capture(4)
+    assert runner.graphs is None and [r.getMessage() for r in caplog.records] == ["CUDA graphs: RuntimeError: no; steps run without"]
