@@ -54,11 +54,9 @@ class Engine:
             thread.start()
 
     @staticmethod
-    def load(
-        folder: Path, state: State = always_live, limits: Limits | None = None, meter: Meter | None = None, device: str = "cpu"
-    ) -> Engine:
+    def load(folder: Path, state: State = always_live, limits: Limits | None = None, meter: Meter | None = None, on: str = "cpu") -> Engine:
         """The engine of an artefact folder: `config.json`, `model.safetensors`, `tokenizer.json`."""
-        model = load_model(folder, torch.device(device))
+        model = load_model(folder, torch.device(on))
         limits = limits or Limits.of(model.cos.device)
         return Engine(model, Tokenizer.from_file(str(folder / "tokenizer.json")), state, limits, meter)
 
@@ -232,10 +230,7 @@ class Engine:
                 self.live.discard(sequence)
 
     def _watch(self) -> None:
-        """Nobody waits for ever, not even for a step that does not come back: a second past its time a request is answered.
-
-        The same thread publishes the numbers, for that may take a while.
-        """
+        """Nobody waits for ever, not even for a step that does not come back; publishes the numbers, which may take a while."""
         while not self.stopped.wait(0.5):
             with self.wake:
                 late = [sequence for sequence in self.live if time.monotonic_ns() > sequence.expires_ns + 10**9]

@@ -125,7 +125,7 @@ def test_the_prompts_vectors_are_the_references(watched, requests, case):
     torch.testing.assert_close(vectors[::8].numpy(), golden_a.of(case, "inputs_embeds_sub8"), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("limits", [Limits(threads=1), Limits(prefill_threads=1, chunk=100, running=2, cache_tokens=2048)])
+@pytest.mark.parametrize("limits", [Limits(threads=1), Limits(threads=1, chunk=100, running=2, cache_tokens=2048)])
 def test_all_in_one_batch_that_joins_one_after_the_other(folder, requests, limits):
     """Each arrives while the one before it answers; chunked prompts, and two at a time, change nothing either."""
     watched, asked = Watched(folder, limits), []

@@ -64,7 +64,7 @@ class TritonPythonModel:
         self.instruments = Instruments()
         folder = load_manifest(Path(args["model_repository"])).folder
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
-        self.engine = Engine.load(folder, ledger.state, meter=Meter(self.instruments), device=device)
+        self.engine = Engine.load(folder, ledger.state, meter=Meter(self.instruments), on=device)
         pb_utils.Logger.log_info(self.engine.describe())
 
     def execute(self, requests):
