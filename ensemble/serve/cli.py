@@ -81,7 +81,8 @@ def serve(args: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stop())
     health = Health(chosen.host, chosen.ports.health, lambda: supervisor.status)
-    addresses = ", ".join(f"{name} {chosen.host}:{getattr(chosen.ports, name)}" for name, _, _ in _PORTS)
+    hosts = {"http": chosen.outside.http_host(chosen.host)}
+    addresses = ", ".join(f"{name} {hosts.get(name, chosen.host)}:{getattr(chosen.ports, name)}" for name, _, _ in _PORTS)
     say(f"{addresses}, profile {chosen.profile or 'none'}")
     try:
         return supervisor.run()

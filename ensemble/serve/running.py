@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,11 +12,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
+
+PROGRAM = (sys.executable, "-m", "sightline_ensemble.serve.cli")
 
 
 @dataclass
@@ -52,18 +55,22 @@ class Running:
 
 
 @contextmanager
-def running(*arguments: str, ready: bool = True) -> Iterator[Running]:
+def running(
+    *arguments: str, ready: bool = True, program: Sequence[str] = PROGRAM, env: Mapping[str, str] | None = None
+) -> Iterator[Running]:
     """Start `sightline-serve` on free ports and stop it at the end.
 
     Args:
         arguments: more of its command line, for example `--profile`, `tiny`.
+        program: what is started, and its first arguments.
+        env: added to the environment.
         ready: wait until it serves; otherwise only until it has said its ports.
     Raises:
         RuntimeError: it ended, or was not ready in time; with what it printed.
     """
     ports = [f"--{name}-port=0" for name in ("grpc", "http", "metrics", "health")]
-    line = [sys.executable, "-m", "sightline_ensemble.serve.cli", *ports, *arguments]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    line = [*program, *ports, *arguments]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})})
     server, heard = Running(process), SimpleQueue[str]()
     listener = threading.Thread(target=_listen, args=(process, server.lines, heard), daemon=True)
     listener.start()

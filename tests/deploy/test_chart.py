@@ -88,8 +88,8 @@ def test_the_variants_are_those_of_the_server() -> None:
 @pytest.mark.parametrize("case", [name for name in CASES if name != "kserve"])
 def test_the_server_understands_its_command_line(case: str) -> None:
     container = pod_of(CASES[case])["containers"][0]
-    assert container["command"] == ["sightline-serve"]
-    chosen = parser().parse_args(container["args"])
+    assert "command" not in container and container["args"][0] == "sightline-serve"
+    chosen = parser().parse_args(container["args"][1:])
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {name: getattr(chosen, f"{name}_port") for name in ports} and {"grpc", "metrics", "health"} <= set(ports)
     assert chosen.host == "0.0.0.0"
@@ -117,7 +117,7 @@ def test_probes_and_drain(case: str) -> None:
     ready = container["readinessProbe"]
     assert ready["periodSeconds"] * ready["failureThreshold"] + ready["timeoutSeconds"] <= 5, "a dead step must be noticed within 5 s"
     pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    exit_seconds = parser().parse_args(container["args"]).exit_seconds
+    exit_seconds = parser().parse_args(container["args"][1:]).exit_seconds
     # the supervisor waits 5 s beyond the exit time before it kills
     assert pod["terminationGracePeriodSeconds"] > pause + exit_seconds + 5
 
@@ -125,7 +125,7 @@ def test_probes_and_drain(case: str) -> None:
 def test_tls_shuts_plain_http() -> None:
     objects = manifests(CASES["values-h100.yaml"])
     container = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    chosen = parser().parse_args(container["args"])
+    chosen = parser().parse_args(container["args"][1:])
     assert [str(path) for path in (chosen.tls_certificate, chosen.tls_key, chosen.tls_clients)] == [
         "/tls/tls.crt",
         "/tls/tls.key",
@@ -143,7 +143,7 @@ def test_init_container_builds_engines_on_the_same_gpu() -> None:
     prepare, server = pod["initContainers"][0], pod["containers"][0]
     assert prepare["resources"]["limits"]["nvidia.com/gpu"] == server["resources"]["limits"]["nvidia.com/gpu"] == 1
     folder = prepare["args"][prepare["args"].index("--repository") + 1]
-    assert folder == "/models/h100" == str(parser().parse_args(server["args"]).repository)
+    assert folder == "/models/h100" == str(parser().parse_args(server["args"][1:]).repository)
     assert "--engines" in prepare["args"]
     assert next(m for m in server["volumeMounts"] if m["mountPath"] == "/models")["readOnly"] is True
     assert "initContainers" not in pod_of(CASES["values-cpu.yaml"])

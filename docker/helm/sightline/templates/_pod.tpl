@@ -57,7 +57,6 @@ initContainers:
   - name: prepare
     image: {{ include "sightline.image" (list (ternary .Values.artefacts.exporter .Values.image .Values.artefacts.engines) .Chart.AppVersion) }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
-    command: [python3, /opt/sightline/docker/prepare.py]
     args: {{ include "sightline.prepareArguments" . | fromJsonArray | toJson }}
     env: {{- include "sightline.environment" . | nindent 6 }}
     securityContext: {{- include "sightline.confined" . | nindent 6 }}
@@ -71,7 +70,6 @@ containers:
   - name: {{ if .Values.kserve.enabled }}kserve-container{{ else }}sightline{{ end }}
     image: {{ include "sightline.image" (list .Values.image .Chart.AppVersion) }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
-    command: [sightline-serve]
     args: {{ include "sightline.arguments" . | fromJsonArray | toJson }}
     env: {{- include "sightline.environment" . | nindent 6 }}
     ports:
@@ -160,9 +158,9 @@ capabilities: {drop: [ALL]}
 - {name: TRITON_CACHE_DIR, value: /tmp/kernels}
 {{- end }}
 
-{{- /* A JSON list, so that both the manifest and the tests read one thing. */}}
+{{- /* Arguments, not commands: the entrypoint of NVIDIA's image, which sets up CUDA for older drivers, stays in front. */}}
 {{- define "sightline.arguments" -}}
-{{- $line := list "--profile" .Values.profile "--host" "0.0.0.0" "--products" "/products" }}
+{{- $line := list "sightline-serve" "--profile" .Values.profile "--host" "0.0.0.0" "--products" "/products" }}
 {{- if eq .Values.artefacts.source "volume" }}{{ $line = concat $line (list "--repository" (printf "/models/%s" .Values.artefacts.cache.folder)) }}{{ end }}
 {{- with .Values.config }}{{ $line = concat $line (list "--config" .) }}{{ end }}
 {{- $line = concat $line (list "--exit-seconds" (toString .Values.server.exitSeconds) "--canary-seconds" (toString .Values.server.canarySeconds)) }}
@@ -177,7 +175,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 
 {{- define "sightline.prepareArguments" -}}
-{{- $line := list "--repository" (printf "/models/%s" .Values.artefacts.cache.folder) "--artefacts" "/artefacts" "--profile" .Values.profile }}
+{{- $line := list "python3" "/opt/sightline/docker/prepare.py" "--repository" (printf "/models/%s" .Values.artefacts.cache.folder) "--artefacts" "/artefacts" "--profile" .Values.profile }}
 {{- if .Values.artefacts.engines }}{{ $line = append $line "--engines" }}{{ end }}
 {{- with .Values.artefacts.precision }}{{ $line = concat $line (list "--precision" .) }}{{ end }}
 {{- toJson $line }}

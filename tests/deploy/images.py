@@ -1,0 +1,54 @@
+"""What the Dockerfiles say, read as far as the tests need it: stages, and each stage's instructions with continuations joined."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .chart import ROOT
+
+DOCKER = ROOT / "docker"
+
+
+@dataclass(frozen=True)
+class Stage:
+    base: str
+    name: str
+    lines: tuple[tuple[str, str], ...]  # instruction, rest
+
+    def all(self, instruction: str) -> list[str]:
+        return [rest for word, rest in self.lines if word == instruction]
+
+    def last(self, instruction: str) -> str:
+        return self.all(instruction)[-1]
+
+    def command(self) -> list[str]:
+        return json.loads(self.last("CMD"))
+
+    def health_command(self) -> list[str]:
+        return json.loads(self.last("HEALTHCHECK").split("CMD", 1)[1])
+
+
+def stages(path: Path) -> list[Stage]:
+    text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
+    lines = [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+    found: list[list[str]] = []
+    for line in lines:
+        if line.startswith("FROM "):
+            found.append([line])
+        elif found:
+            found[-1].append(line)
+    return [_stage(block) for block in found]
+
+
+def _stage(block: list[str]) -> Stage:
+    words = block[0].split()
+    return Stage(words[1], words[3], tuple(tuple(line.split(maxsplit=1)) for line in block[1:]))  # type: ignore[arg-type]
+
+
+def arguments(path: Path) -> dict[str, str]:
+    """The defaults of the build arguments before the first stage."""
+    head = path.read_text().split("\nFROM ", 1)[0]
+    return dict(re.findall(r"^ARG (\w+)=(.*)$", head, re.MULTILINE))

@@ -1,0 +1,142 @@
+"""The CPU image's start command and health check, run here as they stand, and what the running server shows to the outside."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sightline_ensemble.contract import MODELS
+from sightline_ensemble.serve import processes
+from sightline_ensemble.serve.running import Running, running
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+from . import metrics
+from .chart import ROOT, merged, values
+from .collector import Collector, collector, model_of
+from .images import DOCKER, stages
+
+IMAGE = stages(DOCKER / "Dockerfile.cpu")[-1]
+# Not the server's own: Prometheus' and the rules' own records.
+FOREIGN = {"up", "sightline_queue_milliseconds"}
+# Only with a GPU: https://github.com/triton-inference-server/server docs/user_guide/metrics.md
+ON_GPU = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
+QUICK_EXPORT = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def healthy(server: Running) -> bool:
+    """The image's HEALTHCHECK, only with the port that this server got."""
+    program, *words = IMAGE.health_command()
+    line = [
+        sys.executable if program == "python3" else program,
+        *(word.replace(":8003/", f":{server.health.split(':')[1]}/") for word in words),
+    ]
+    return subprocess.run(line, capture_output=True, timeout=10).returncode == 0
+
+
+def successes(server: Running) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.http.split(':')[1]}/v2/models/inspect/stats", timeout=5) as answer:
+        return json.load(answer)["model_stats"][0]["inference_stats"]["success"]["count"]
+
+
+@pytest.fixture(scope="module")
+def traced() -> Iterator[Collector]:
+    with collector() as heard:
+        yield heard
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, traced: Collector) -> Iterator[Running]:
+    """In the image the working directory is the repository's, the path begins with .venv/bin, and /products is a volume."""
+    if not (ROOT / "model_repository" / "lisa_engine" / "1" / "tiny" / "manifest.json").exists():
+        subprocess.run([Path(sys.executable).with_name("sightline-export"), "tiny"], cwd=ROOT, check=True)
+    command = [word.replace("/products", str(tmp_path_factory.mktemp("products"))) for word in IMAGE.command()]
+    program = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
+    before = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        with running("--trace-url", traced.url, program=program, env=QUICK_EXPORT, ready=False) as started:
+            yield started
+            assert started.stop() == 0
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[InferenceServerClient]:
+    server.wait_ready()
+    with InferenceServerClient(f"127.0.0.1:{server.grpc.split(':')[1]}") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def picture() -> InferInput:
+    spec = importlib.util.find_spec("elpv_dataset")
+    assert spec and spec.origin
+    given = InferInput("IMAGE", [1], "BYTES")
+    given.set_data_from_numpy(np.array([(Path(spec.origin).parent / "data" / "images" / "cell0001.png").read_bytes()], object))
+    return given
+
+
+def test_ready_only_after_the_first_real_inference(server: Running) -> None:
+    assert not healthy(server), "healthy before anything is loaded"
+    assert within(120, lambda: healthy(server))
+    assert successes(server) >= 1
+
+
+def test_dashboard_alerts_and_autoscaler_read_metrics_that_exist(server: Running, client: InferenceServerClient) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics.split(':')[1]}/metrics", timeout=5) as answer:
+        have = metrics.served(answer.read().decode()) | FOREIGN
+    h100 = values("values-h100.yaml")
+    asked = {f"panel {title}": expression for title, all_of in metrics.dashboard().items() for expression in all_of}
+    asked |= metrics.rules(h100) | metrics.rules(merged(h100, {"autoscaling": {"kind": "keda"}}))
+    assert len(asked) > 20
+    unknown = {where: missing for where, expression in asked.items() if (missing := metrics.names(expression) - have - ON_GPU)}
+    assert unknown == {}
+
+
+def test_a_traceparent_reaches_every_step_of_the_ensemble(client: InferenceServerClient, traced: Collector, picture: InferInput) -> None:
+    trace, parent = secrets.token_hex(16), secrets.token_hex(8)
+    client.infer("inspect", [picture], request_id="untraced")
+    client.infer("inspect", [picture], headers={"traceparent": f"00-{trace}-{parent}-01"}, request_id="part-7")
+    steps = set(MODELS) - {"products", "inspect_stream", "lisa_engine"}  # lisa's span covers its engine, which it calls itself
+    assert within(10, lambda: steps <= {model_of(span) for span in traced.of(trace)}), {model_of(span) for span in traced.of(trace)}
+    assert {span["traceId"].lower() for span in traced.spans} == {trace}, "a request without traceparent was traced"
+    assert any(span.get("parentSpanId", "").lower() == parent for span in traced.of(trace))
+    assert traced.services == {"sightline"}
+
+
+@pytest.mark.parametrize("call", ["unload_model", "update_trace_settings", "update_log_settings", "get_system_shared_memory_status"])
+def test_what_a_client_may_not_do(client: InferenceServerClient, call: str) -> None:
+    words = {"unload_model": ("inspect",), "update_trace_settings": ("inspect", {}), "update_log_settings": ({},)}.get(call, ())
+    with pytest.raises(InferenceServerException, match="restricted"):
+        getattr(client, call)(*words)
+
+
+def test_not_ready_within_5_seconds_of_a_dead_step(server: Running, client: InferenceServerClient) -> None:
+    """Last: it breaks the server."""
+    triton = next(p.pid for p in processes.children(server.process.pid) if processes.command_line(p.pid)[0].endswith("tritonserver"))
+    stub = next(pid for pid, name in processes.stubs(triton).items() if name.startswith("report_0"))
+    assert healthy(server)
+    os.kill(stub, signal.SIGKILL)
+    assert within(5, lambda: not healthy(server))
