@@ -23,11 +23,12 @@ from sightline_ensemble.contract import SEG_SLOTS
 from torch import Tensor, nn
 
 from .efficientnet import CHANNELS, checkpoint_path, load_backbone
-from .graphs import LisaDecoder, SamDecoder
+from .graphs import LisaDecoder
 from .onnx_file import write_onnx
 from .sam_decoder import MaskDecoder, PromptEncoder
 from .smollm2 import build_lisa
 from .tiny_graphs import SamEncoder, VisionEncoder
+from .tiny_parts import PartDecoder
 from .tiny_vision import CELLS, EXPERT_STRIDES, GLOBAL_TOKENS, TOKEN_WIDTH, SamNeck, TokenNeck
 
 WEIGHTS = Path(__file__).parents[1] / "training" / "weights"
@@ -53,16 +54,29 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value.float() for name, value in state.items() if name.startswith(prefix)}
 
 
-def load_sam(path: Path) -> tuple[SamNeck, PromptEncoder, MaskDecoder]:
-    """The trained neck, prompt encoder and mask decoder; the decoder's sizes are read from its tensors."""
+def load_neck(path: Path) -> SamNeck:
+    """The trained neck of SAM's encoder."""
+    neck = SamNeck()
+    neck.load_state_dict(part(load_file(path), "neck."))
+    return neck
+
+
+def load_decoder(path: Path) -> tuple[PromptEncoder, MaskDecoder]:
+    """A trained prompt encoder and mask decoder; the sizes are read from the tensors."""
     state = load_file(path)
     hidden = state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0]
     masks, width = state["mask_decoder.mask_tokens.weight"].shape
-    neck, prompts, decoder = SamNeck(width), PromptEncoder(width), MaskDecoder(width, hidden, masks)
-    neck.load_state_dict(part(state, "neck."))
+    prompts, decoder = PromptEncoder(width), MaskDecoder(width, hidden, masks)
     prompts.load_state_dict(part(state, "prompt_encoder."))
     decoder.load_state_dict(part(state, "mask_decoder."))
-    return neck, prompts, decoder
+    return prompts, decoder
+
+
+def load_parts(path: Path) -> PartDecoder:
+    """The trained decoder of boxes and points."""
+    decoder = PartDecoder(*load_decoder(path), GRID, SAM_SIDE)
+    decoder.comparison.load_state_dict(part(load_file(path), "comparison."))
+    return decoder
 
 
 def load_tokens(path: Path) -> TokenNeck:
@@ -74,7 +88,7 @@ def load_tokens(path: Path) -> TokenNeck:
 def graphs(weights: Path) -> list[Graph]:
     """The four ONNX steps of the tiny profile."""
     backbone, checkpoint = load_backbone(), checkpoint_path()
-    neck, prompts, decoder = load_sam(weights / "sam.safetensors")
+    neck = load_neck(weights / "sam.safetensors")
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 3, SAM_SIDE, SAM_SIDE), dtype=torch.uint8, generator=generator)
     embedding = torch.randn(2, 256, GRID, GRID, generator=generator)
@@ -82,7 +96,7 @@ def graphs(weights: Path) -> list[Graph]:
     labels = torch.tensor([[[2.0, 3.0, -1.0], [1.0, 0.0, 1.0]], [[1.0, -1.0, -1.0], [0.0, 2.0, 3.0]]])
     each, points = {1: "prompts"}, {1: "prompts", 2: "points"}
     masks, slots = ("low_res_masks", "iou_predictions"), {1: "slots"}
-    sam = {"sam.safetensors": weights / "sam.safetensors"}
+    sam, parts = ({name: weights / name} for name in ("sam.safetensors", "parts.safetensors"))
     grids = [[CHANNELS[key], VISION_SIDE // 8, VISION_SIDE // 8] for key in EXPERT_STRIDES]
     vision = {"image_size": VISION_SIDE, "resize": "squash", "resample": "bicubic", "stages": grids}
     return [
@@ -92,9 +106,9 @@ def graphs(weights: Path) -> list[Graph]:
             ("image_embedding",), {}, {"image_size": SAM_SIDE, "grid": GRID}, {"efficientnet-lite0": checkpoint, **sam},
         ),
         Graph(
-            "sam_decoder", SamDecoder(prompts, decoder, GRID, SAM_SIDE),
+            "sam_decoder", load_parts(weights / "parts.safetensors"),
             {"image_embedding": embedding, "point_coords": coords, "point_labels": labels},
-            masks, {"point_coords": points, "point_labels": points, **dict.fromkeys(masks, each)}, {"mask_size": 4 * GRID}, sam,
+            masks, {"point_coords": points, "point_labels": points, **dict.fromkeys(masks, each)}, {"mask_size": 4 * GRID}, parts,
         ),
         Graph(
             "vision_encoder", VisionEncoder(backbone, load_tokens(weights / "vision.safetensors")),
@@ -103,7 +117,7 @@ def graphs(weights: Path) -> list[Graph]:
             {"efficientnet-lite0": checkpoint, "vision.safetensors": weights / "vision.safetensors"},
         ),
         Graph(
-            "lisa_decoder", LisaDecoder(prompts, decoder, GRID, SAM_SIDE),
+            "lisa_decoder", LisaDecoder(*load_decoder(weights / "sam.safetensors"), GRID, SAM_SIDE),
             {"image_embedding": embedding, "seg_embeddings": torch.randn(2, SEG_SLOTS, 256, generator=generator)},
             masks, {name: slots for name in ("seg_embeddings", *masks)}, {"slots": SEG_SLOTS, "width": 256, "mask_size": 4 * GRID}, sam,
         ),

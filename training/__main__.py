@@ -1,6 +1,7 @@
 """`python -m sightline_training`: the tiny profile's weights from nothing but installed packages, in one command.
 
-Stages: features (frozen backbone), vision (token neck), language (adapter), sam (neck and decoder), pack (heads, deltas).
+Stages: features (frozen backbone), vision (token neck), language (adapter), sam (neck and decoder), pack (heads, deltas),
+part_scenes (drawn parts through the frozen encoder), part_decoder (boxes and points).
 A stage that ended (`<stage>.done` lies in the data folder) is not run again; delete the folder to start over.
 """
 
@@ -12,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-STAGES = ("features", "vision", "language", "sam", "pack")
+STAGES = ("features", "vision", "language", "sam", "pack", "part_scenes", "part_decoder")
 
 
 def main() -> int:

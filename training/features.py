@@ -17,7 +17,7 @@ from PIL import Image
 from rich.progress import track
 from sightline_export.efficientnet import load_backbone
 from sightline_training.data import cells, picture
-from sightline_training.parts import draw_part
+from sightline_training.parts import draw_scene
 from sightline_training.simulate import KINDS, simulate
 
 SAM_SIDE, VISION_SIDE, MASK_SIDE = 512, 256, 128
@@ -86,8 +86,8 @@ def main() -> None:
     extract(out, "synth", lambda i: vision_pixels(synth[i].pixels), len(synth), VISION_SIDE)
     extract(out, "synth", lambda i: sam_pixels(synth[i].pixels)[0], len(synth), SAM_SIDE)
     extract(out, "real", lambda i: sam_pixels(real[i])[0], len(real), SAM_SIDE)
-    parts = [draw_part(rng, good[rng.integers(len(good))]) for _ in range(PARTS)]
-    part_masks = np.stack([low_res(part.mask, SAM_SIDE / max(part.mask.shape)) for part in parts])
+    parts = [draw_scene(rng, good, most=1) for _ in range(PARTS)]
+    part_masks = np.stack([low_res(part.masks[0], SAM_SIDE / max(part.pixels.shape)) for part in parts])
     np.save(out / "parts_masks.npy", np.packbits(part_masks, axis=-1))  # [N, M, M / 8]
     extract(out, "parts", lambda i: sam_pixels(parts[i].pixels)[0], len(parts), SAM_SIDE)
 
