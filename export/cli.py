@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     _tiny(commands.add_parser("tiny", help="the embedded profile: real, trained weights for the CPU, no download"))
     _sam(commands.add_parser("sam", help="a released SAM checkpoint: sam_encoder and sam_decoder, proved equal to it"))
     _lisa(commands.add_parser("lisa", help="a released LISA with its CLIP: a whole profile, and what its bits cost"))
+    _bits(commands.add_parser("bits", help="what 16, 8 and 4 bits cost the tiny profile's language model"))
     _parity(commands.add_parser("parity", help="judges installed SAM artefacts against their checkpoint again"))
     _engine(commands.add_parser("engine", help="TensorRT plans from a profile's ONNX graphs, for the GPU of this machine"))
     return top
@@ -71,7 +72,23 @@ def _lisa(command: argparse.ArgumentParser) -> None:
     add("--clip", required=True, type=Path, metavar="DIR", help="the folder of the CLIP it was trained with")
     add("--sam-checkpoint", type=Path, metavar="FILE", help="the released SAM: its encoder is shared where LISA's is the same")
     add("--bits", type=int, default=4, choices=BITS, help="of the language model's linear layers (default: %(default)s)")
-    add("--group", type=int, default=128, choices=(32, 64, 128), help="4-bit weights with one scale (default: %(default)s)")
+    _bits_options(command, 128)
+
+
+def _bits(command: argparse.ArgumentParser) -> None:
+    def run(chosen: argparse.Namespace) -> None:
+        from .smollm2_bits import Order, compare
+
+        compare(Order(**{name: getattr(chosen, name) for name in ("repository", "profile", "group", "pictures", "images", "csv")}))
+
+    command.set_defaults(run=run)
+    _repository(command, "tiny")
+    _bits_options(command, 64)
+
+
+def _bits_options(command: argparse.ArgumentParser, group: int) -> None:
+    add = command.add_argument
+    add("--group", type=int, default=group, choices=(32, 64, 128), help="4-bit weights with one scale (default: %(default)s)")
     add("--pictures", type=_count, default=16, metavar="N", help="real pictures to choose fewer bits by (default: %(default)s)")
     add("--images", type=Path, metavar="DIR", help="a folder of real pictures (default: some of installed packages)")
     add("--csv", type=Path, metavar="FILE", help="every layer's errors (default: build/parity/<profile>-layers.csv)")

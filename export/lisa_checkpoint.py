@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,13 +55,24 @@ def read_lisa(folder: Path) -> LisaCheckpoint:
     tokenizer, sides = read_tokenizer(folder), _sides(folder, shards, said)
     words = tokenizer.get_vocab_size()
     added = _added(folder, words, shards.tensor("model.embed_tokens.weight", (None, None)).shape[0])
-    config = LisaConfig(
-        **sides, vocab_size=words, added=added, eos=(int(said.get("eos_token_id", 2)),), slots=SEG_SLOTS, dtype="float32",
-        rms_norm_eps=float(said.get("rms_norm_eps", 1e-6)), rope_theta=float(said.get("rope_theta", 10_000.0)),
-        context=int(said.get("max_position_embeddings", 2048)), template=_template(folder, said, tokenizer, added),
-    )  # fmt: skip
+    number = partial(_number, folder, said)
+    try:
+        config = LisaConfig(
+            **sides, vocab_size=words, added=added, eos=(int(number("eos_token_id", 2)),), slots=SEG_SLOTS, dtype="float32",
+            rms_norm_eps=number("rms_norm_eps", 1e-6), rope_theta=number("rope_theta", 10_000.0),
+            context=int(number("max_position_embeddings", 2048)), template=_template(folder, said, tokenizer, added),
+        )  # fmt: skip
+    except AssertionError as error:
+        raise CheckpointError(f"{folder.name}/config.json: {error}") from None
     tower = str(said.get("mm_vision_tower") or said.get("vision_tower") or "")
-    return LisaCheckpoint(folder, shards, config, tokenizer, int(said.get("mm_vision_select_layer", -2)), tower)
+    return LisaCheckpoint(folder, shards, config, tokenizer, int(number("mm_vision_select_layer", -2)), tower)
+
+
+def _number(folder: Path, said: dict[str, object], key: str, default: float) -> float:
+    value = default if said.get(key) is None else said[key]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise CheckpointError(f"{folder.name}/config.json: {key} is {value!r}, expected a number")
+    return value
 
 
 def _sides(folder: Path, shards: Shards, said: dict[str, object]) -> dict[str, object]:
@@ -111,7 +123,9 @@ def _added(folder: Path, words: int, rows: int) -> dict[str, int]:
 
 def _template(folder: Path, said: dict[str, object], tokenizer: Tokenizer, added: dict[str, int]) -> Template:
     """llava_v1, with <im_start> and <im_end> around the picture where the configuration says so."""
-    begin, end = (tokenizer.id_to_token(int(said.get(f"{key}_token_id", i))) for key, i in (("bos", 1), ("eos", 2)))  # type: ignore[call-overload]
+    begin, end = (tokenizer.id_to_token(int(_number(folder, said, f"{key}_token_id", i))) for key, i in (("bos", 1), ("eos", 2)))
+    if begin is None or end is None:
+        raise CheckpointError(f"{folder.name}/config.json: bos_token_id or eos_token_id is no token of its tokenizer")
     ends = IMAGE_ENDS if said.get("mm_use_im_start_end", False) else ("", "")
     if missing := [name for name in ends if name and name not in added]:
         raise CheckpointError(f"{folder.name}: no token '{missing[0]}', but config.json says mm_use_im_start_end")

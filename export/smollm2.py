@@ -99,18 +99,22 @@ def base_tensors(reader: GGUFReader, config: LisaConfig) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for i in range(config.num_layers):
         block, name = f"blk.{i}.", f"layers.{i}."
-        fused = {
-            "qkv": [("attn_q", config.num_heads), ("attn_k", config.num_kv_heads), ("attn_v", 0)],
-            "o": [("attn_output", 0)],
-            "gate_up": [("ffn_gate", 0), ("ffn_up", 0)],
-            "down": [("ffn_down", 0)],
-        }
-        for target, parts in fused.items():
+        for target, parts in linear_parts(config).items():
             tensors[f"{name}{target}.q4"], tensors[f"{name}{target}.sz"] = int4([(file[f"{block}{p}.weight"], h) for p, h in parts])
         for norm, source in (("input_norm", "attn_norm"), ("post_norm", "ffn_norm")):
             tensors[f"{name}{norm}.weight"] = torch.from_numpy(file[f"{block}{source}.weight"].data.copy())
     tensors["norm.weight"] = torch.from_numpy(file["output_norm.weight"].data.copy())
     return tensors | vocabulary(file["token_embd.weight"])
+
+
+def linear_parts(config: LisaConfig) -> dict[str, list[tuple[str, int]]]:
+    """Our fused linear layers: the GGUF's tensors in each, and the number of heads whose rows are to be re-ordered."""
+    return {
+        "qkv": [("attn_q", config.num_heads), ("attn_k", config.num_kv_heads), ("attn_v", 0)],
+        "o": [("attn_output", 0)],
+        "gate_up": [("ffn_gate", 0), ("ffn_up", 0)],
+        "down": [("ffn_down", 0)],
+    }
 
 
 def vocabulary(tensor: ReaderTensor) -> dict[str, Tensor]:
