@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -124,6 +125,17 @@ def test_a_traceparent_reaches_every_step_of_the_ensemble(client: InferenceServe
     assert {span["traceId"].lower() for span in traced.spans} == {trace}, "a request without traceparent was traced"
     assert any(span.get("parentSpanId", "").lower() == parent for span in traced.of(trace))
     assert traced.services == {"sightline"}
+
+
+def test_perf_analyzer_sweeps_with_real_pictures(server: Running, client: InferenceServerClient, tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "perf_analyzer" / "sweep.py"
+    words = ("--url", f"127.0.0.1:{server.grpc.split(':')[1]}", "--only", "segment", "--requests", "2", "--out", str(tmp_path))
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    loads, steps = (list(csv.DictReader((tmp_path / f"perf_analyzer{name}.csv").open())) for name in ("", "_steps"))
+    assert [row["at"] for row in loads] == ["1", "4"] and all(0 < float(row["p50_ms"]) <= float(row["p99_ms"]) for row in loads)
+    assert {"decode", "sam_encoder", "sam_decoder", "cutout"} == {row["step"] for row in steps}
+    assert "| segment | segment | concurrency | 4 |" in done.stdout
 
 
 @pytest.mark.parametrize("call", ["unload_model", "update_trace_settings", "update_log_settings", "get_system_shared_memory_status"])
