@@ -2,7 +2,7 @@
 
 A full page is known by a hash chained over everything before it (tokens and the picture), as in vLLM; a page nobody uses
 keeps its content until it is needed for something else. Answers do not depend on hits: every kernel used on the way to a
-page gives the same bits for a row whatever rows are computed with it (tests/unit/test_lisa_engine.py).
+page gives the same bits for a row whatever rows are computed with it, in bf16 on a CPU (tests/unit/test_lisa_batch.py).
 """
 
 from __future__ import annotations
@@ -118,5 +118,5 @@ class Store:
 
 
 def slots_of(table: list[int], end: int) -> list[int]:
-    """Rows of positions 0 to `end`."""
-    return [page * BLOCK + i for page in table[: -(-end // BLOCK)] for i in range(BLOCK)][:end]
+    """Rows of the pages that hold positions 0 to `end`."""
+    return [page * BLOCK + i for page in table[: -(-end // BLOCK)] for i in range(BLOCK)]

@@ -15,7 +15,7 @@ from .cache import BLOCK, Store, slots_of
 from .config import LisaConfig
 from .graphs import Graphs
 from .int4 import Int4Linear, Tensors, load_embedding, load_linear
-from .model import Adapted, Llama, RMSNorm
+from .model import FEWEST_ROWS, Adapted, Llama, RMSNorm
 from .prompt import IMAGE
 from .scheduler import Decode, Prefill
 from .sequence import Request, Sequence
@@ -104,15 +104,18 @@ class Runner:
         start, end = sequence.computed, sequence.computed + count
         x = self._vectors(sequence, start, end)
         slots = self._tensor(slots_of(sequence.table, end))
-        fresh, positions = slots[start:], torch.arange(start, end, device=self.device)
-        later = torch.arange(end, device=self.device) > positions.unsqueeze(1)
+        fresh, positions = slots[start:end], torch.arange(start, end, device=self.device)
+        # Whole pages of keys, no block of few queries: then attention gives a row the same bits however the prompt is cut.
+        spare = -count % FEWEST_ROWS
+        later = torch.arange(len(slots), device=self.device) > torch.arange(start, end + spare, device=self.device).unsqueeze(1)
         mask = torch.zeros(later.shape, dtype=self.dtype, device=self.device).masked_fill_(later, -torch.inf)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self.store.write(layer, fresh, k, v)
             k, v = self.store.read(layer, slots, 1)
-            out = F.scaled_dot_product_attention(q.transpose(0, 1).unsqueeze(0), k, v, attn_mask=mask, enable_gqa=self.group > 1)
-            return out[0].transpose(0, 1).flatten(1)
+            q = F.pad(q, (0, 0, 0, 0, 0, spare)).transpose(0, 1).unsqueeze(0)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.group > 1)
+            return out[0].transpose(0, 1).flatten(1)[:count]
 
         return self.model(x, positions, attend)[-1:]
 
