@@ -16,10 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Tensors = Mapping[str, Tensor]
+NEVER = 1 << 30  # rows
 
 
 class Int4Linear(nn.Module):
-    """Weights stay 4-bit in memory. Activations are bf16: with fp32 the kernel falls back to scalar code, 50 times slower."""
+    """Weights stay 4-bit in memory. Activations are bf16: with fp32 the kernel falls back to scalar code, 50 times slower.
+
+    From `dense_from` rows on they are turned into bf16 for the product, from `q4`, which a GPU keeps beside the kernel's own
+    layout until `crossover.py` has measured whether that is ever faster. A CPU never does it: its kernel gives a row the
+    same bits whatever rows are computed with it, and answers then do not depend on what a prompt shares with others.
+    """
 
     def __init__(self, q4: Tensor, sz: Tensor, device: torch.device) -> None:
         super().__init__()
@@ -27,12 +33,16 @@ class Int4Linear(nn.Module):
         self.group = self.inputs // sz.shape[0]
         self.cpu = device.type == "cpu"
         self.packed, self.sz = pack(q4, device), own(sz.to(torch.bfloat16), device)
+        self.q4 = None if self.cpu else own(q4, device)
+        self.dense_from, self.unpack = NEVER, unpacked
 
     @property
     def bytes(self) -> int:
-        return self.packed.nbytes + self.sz.nbytes
+        return self.packed.nbytes + self.sz.nbytes + (0 if self.q4 is None else self.q4.nbytes)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.q4 is not None and x.numel() >= self.dense_from * self.inputs:
+            return F.linear(x, self.unpack(self.q4, self.sz))
         op = torch.ops.aten._weight_int4pack_mm_for_cpu if self.cpu else torch.ops.aten._weight_int4pack_mm
         x = widened(x, self.inputs)
         if x.dim() == 2:
@@ -116,6 +126,13 @@ def pack(q4: Tensor, device: torch.device) -> Tensor:
 def nibbles(q4: Tensor) -> Tensor:
     """uint8 [out, in / 2] -> values 0 to 15, uint8 [out, in]."""
     return torch.stack([q4 & 15, q4 >> 4], -1).flatten(1)
+
+
+def unpacked(q4: Tensor, sz: Tensor) -> Tensor:
+    """Nibbles [out, in / 2] and sz [in / g, out, 2] -> the weight, bf16 [out, in]."""
+    q = nibbles(q4).view(q4.shape[0], sz.shape[0], -1).to(torch.bfloat16) - 8
+    scale, zero = sz.transpose(0, 1).unsqueeze(2).unbind(-1)
+    return torch.addcmul(zero, q, scale).flatten(1)
 
 
 def dense(tensors: Tensors, name: str) -> Tensor:

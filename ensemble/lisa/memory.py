@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from .cache import BLOCK, Store
+from .crossover import settle
+from .int4 import NEVER, Int4Linear
 from .limits import Limits
 from .model import Llama
 from .runner import Runner, resident_bytes
@@ -20,6 +22,7 @@ def fitted(model: Llama, limits: Limits) -> Runner:
 
     Raises MemoryError where there is no room for that.
     """
+    settle(model)
     runner = Runner(model, pages_of(model.config.context))
     if limits.cache_tokens:
         runner.resize(pages_of(max(limits.cache_tokens, model.config.context)))
@@ -65,7 +68,10 @@ def _gpu_budget(runner: Runner, limits: Limits) -> float:
 def describe(runner: Runner, running: int) -> str:
     """What the large linear layers take, and how many sequences the cache holds."""
     held, plain = resident_bytes(runner.model)
-    weights = f"4-bit weights {held / 1e6:.1f} MB resident, {held / plain:.3f} of the {plain / 1e6:.1f} MB of bf16; " if held else ""
+    share = f", {held / plain:.3f} of the {plain / 1e6:.1f} MB of bf16" if held else ""
+    rows = next((layer.dense_from for layer in runner.model.modules() if isinstance(layer, Int4Linear)), NEVER)
+    dense = "" if rows == NEVER else f", unpacked for {rows} rows or more"
+    weights = f"4-bit weights {held / 1e6:.1f} MB resident{share}{dense}; " if held else ""
     size, positions = Store.bytes_of(runner.config, runner.dtype, runner.pages) / 1e6, runner.pages * BLOCK
     full, together = positions // runner.config.context, min(running, runner.pages)
     return (

@@ -6,10 +6,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from lisa_small import CONFIG, Asked, engine, model, picture
-from sightline_ensemble.lisa import graphs, limits, memory
+from lisa_small import CONFIG, Asked, engine, model, picture, tensors
+from sightline_ensemble.lisa import crossover, graphs, limits, memory
+from sightline_ensemble.lisa.int4 import NEVER, Int4Linear, dense, unpacked
 from sightline_ensemble.lisa.limits import Limits, Threads
 from sightline_ensemble.lisa.memory import fitted
+from sightline_ensemble.lisa.runner import build_model
 from sightline_ensemble.lisa.sequence import Request
 
 PAGE = 16 * CONFIG.num_layers * 2 * CONFIG.num_kv_heads * CONFIG.head_dim * 4
@@ -132,3 +134,40 @@ def test_a_capture_that_fails_is_one_line_and_no_more(monkeypatch, caplog):
     monkeypatch.setattr(graphs.torch.cuda, "synchronize", lambda device: (_ for _ in ()).throw(RuntimeError("no\nGPU")))
     runner.capture(4)
     assert runner.graphs is None and [r.getMessage() for r in caplog.records] == ["CUDA graphs: RuntimeError: no; steps run without"]
+
+
+# --- 4-bit layers, unpacked or not --------------------------------------------------------------------------------------
+def test_unpacked_weights_are_the_dense_ones_and_used_from_the_rows_measured():
+    stored = tensors(CONFIG, four_bit=True)
+    made = build_model(CONFIG.with_(dtype="bfloat16"), stored, torch.device("cpu"))
+    layer, name = made.layers[0].qkv, "layers.0.qkv"
+    assert layer.q4 is None and crossover.settle(made) == NEVER, "a CPU keeps its bits"
+    weight = unpacked(stored[f"{name}.q4"], layer.sz)
+    torch.testing.assert_close(weight.float(), dense(stored, name), rtol=2**-8, atol=0)
+    layer.q4, layer.dense_from = stored[f"{name}.q4"], 8
+    x = torch.randn(8, 64).bfloat16()
+    assert torch.equal(layer(x), torch.nn.functional.linear(x, weight)) and torch.equal(layer(x.unsqueeze(0))[0], layer(x))
+    layer.dense_from = 9
+    assert not torch.equal(layer(x), torch.nn.functional.linear(x, weight))
+
+
+def test_the_rows_are_those_from_which_unpacking_is_always_faster():
+    def found(*pairs: tuple[float, float]) -> int:
+        return crossover.first_dense([crossover.Timing(8 << i, *pair) for i, pair in enumerate(pairs)])
+
+    assert found((1, 2), (2, 2), (4, 3), (8, 4)) == 32
+    assert found((3, 2), (1, 2), (4, 3)) == 32
+    assert found((1, 2), (2, 3)) == NEVER and found((2, 1)) == 8
+
+
+def test_the_measured_rows_are_set_and_useless_nibbles_freed(monkeypatch):
+    stored = tensors(CONFIG, four_bit=True)
+    monkeypatch.setattr(crossover, "compiled", lambda layer: unpacked)
+    for rows in (64, NEVER):
+        made = build_model(CONFIG.with_(dtype="bfloat16"), stored, torch.device("cpu"))
+        layers = [each for each in made.modules() if isinstance(each, Int4Linear)]
+        for layer in layers:
+            layer.q4 = torch.zeros(layer.outputs, layer.inputs // 2, dtype=torch.uint8)
+        monkeypatch.setattr(crossover, "first_dense", lambda found, rows=rows: rows)
+        assert crossover.settle(made) == rows and {layer.dense_from for layer in layers} == {rows}
+        assert all((layer.q4 is None) == (rows == NEVER) for layer in layers)
