@@ -42,10 +42,16 @@ class Running:
 
     def wait_ready(self, seconds: float = 120.0) -> None:
         end = time.monotonic() + seconds
-        while not self.status()[0]:
+        while not self._ready():
             if self.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError("sightline-serve is not ready:\n" + "\n".join(self.lines[-20:]))
             time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        try:
+            return self.status()[0]
+        except urllib.error.URLError:  # it has ended
+            return False
 
     def stop(self, seconds: float = 30.0) -> int:
         """Ask it to stop, as Ctrl-C does, and wait; its exit status."""
