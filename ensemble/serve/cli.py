@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     add("--config", metavar="NAME", help="configs/NAME.pbtxt of each model (default: by the GPU's memory, cpu without one)")
     add("--cache-bytes", type=int, default=0, metavar="N", help="size of the response cache (default: none)")
     add("--canary-seconds", type=float, default=30.0, metavar="S", help="test inference after so long without one (default: %(default)g)")
+    add("--start-seconds", type=float, default=300.0, metavar="S", help="how long loading the models may take (default: %(default)g)")
     add("--exit-seconds", type=int, default=10, metavar="S", help="how long running requests may take at the end (default: %(default)s)")
     add("--tls-certificate", type=Path, metavar="FILE", help="PEM: TLS on the gRPC port; HTTP then listens on this machine only")
     add("--tls-key", type=Path, metavar="FILE", help="PEM: the certificate's key")
@@ -77,7 +78,7 @@ def serve(args: argparse.Namespace) -> int:
     processes.remove_stale_leftovers()
     triton = launcher.find_tritonserver()
     chosen = settings(args, triton)
-    supervisor = Supervisor(chosen, triton, args.canary_seconds)
+    supervisor = Supervisor(chosen, triton, args.canary_seconds, args.start_seconds)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stop())
     health = Health(chosen.host, chosen.ports.health, lambda: supervisor.status)

@@ -120,6 +120,8 @@ def test_probes_and_drain(case: str) -> None:
     exit_seconds = parser().parse_args(container["args"][1:]).exit_seconds
     # the supervisor waits 5 s beyond the exit time before it kills
     assert pod["terminationGracePeriodSeconds"] > pause + exit_seconds + 5
+    start = container["startupProbe"]
+    assert parser().parse_args(container["args"][1:]).start_seconds + 60 < start["periodSeconds"] * start["failureThreshold"]
 
 
 def test_tls_shuts_plain_http() -> None:

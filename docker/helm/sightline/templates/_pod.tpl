@@ -83,7 +83,7 @@ containers:
       httpGet: {path: /ready, port: health}
       periodSeconds: 5
       timeoutSeconds: 2
-      failureThreshold: {{ div .Values.probes.startSeconds 5 }}
+      failureThreshold: {{ div (add .Values.probes.startSeconds 90) 5 }}
     readinessProbe:
       httpGet: {path: /ready, port: health}
       periodSeconds: {{ .Values.probes.periodSeconds }}
@@ -163,7 +163,7 @@ capabilities: {drop: [ALL]}
 {{- $line := list "sightline-serve" "--profile" .Values.profile "--host" "0.0.0.0" "--products" "/products" }}
 {{- if eq .Values.artefacts.source "volume" }}{{ $line = concat $line (list "--repository" (printf "/models/%s" .Values.artefacts.cache.folder)) }}{{ end }}
 {{- with .Values.config }}{{ $line = concat $line (list "--config" .) }}{{ end }}
-{{- $line = concat $line (list "--exit-seconds" (toString .Values.server.exitSeconds) "--canary-seconds" (toString .Values.server.canarySeconds)) }}
+{{- $line = concat $line (list "--start-seconds" (toString .Values.probes.startSeconds) "--exit-seconds" (toString .Values.server.exitSeconds) "--canary-seconds" (toString .Values.server.canarySeconds)) }}
 {{- with .Values.server.cacheBytes }}{{ $line = concat $line (list "--cache-bytes" (int64 . | toString)) }}{{ end }}
 {{- if .Values.server.verbose }}{{ $line = append $line "--verbose" }}{{ end }}
 {{- if .Values.tls.enabled }}
