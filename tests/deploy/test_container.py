@@ -101,7 +101,7 @@ def picture() -> InferInput:
 
 def test_ready_only_after_the_first_real_inference(server: Running) -> None:
     assert not healthy(server), "healthy before anything is loaded"
-    assert within(120, lambda: healthy(server))
+    assert within(200, lambda: healthy(server))
     assert successes(server) >= 1
 
 
