@@ -79,6 +79,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     """A graph in ONNX Runtime, on all cores."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # an arena grows by doubling: beyond 15 GB for a twin of vit_b, and keeps it
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # minutes of work: others may want the cores between
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
