@@ -34,14 +34,14 @@ from sam_clock import Clock
 from sightline_ensemble.lisa.cache import Store
 from sightline_ensemble.lisa.crossover import Timing, timings
 from sightline_ensemble.lisa.int4 import Int4Linear, unpacked
-from sightline_ensemble.lisa.limits import use
+from sightline_ensemble.lisa.limits import Threads
 from sightline_ensemble.lisa.model import Llama
 from torch import Tensor
 
 REFERENCE, CACHED, ENGINE = "the reference's way", "KV cache, bf16, one at a time", "engine, 4-bit"
 KERNEL, UNPACKED = "4-bit kernel", "unpacked, bf16 product"
 PARTS = ("request", "decode", "prefill", "product")
-SHOWN = ("technique", "part", "streams", "tokens_s", "ms", "cpu_ms", "x", "gb_s", "gb_share", "tflops", "tflops_share", "remark")
+SHOWN = ("technique", "part", "streams", "tokens_s", "ms", "cpu_ms", "threads", "x", "gb_s", "gb_share", "tflops", "tflops_share", "remark")
 
 
 @dataclass
@@ -56,6 +56,7 @@ class Row:
     tokens_s: float | None = None  # new tokens in all, of prefill the prompt's
     ms: float | None = None  # of all requests, one step, one prompt, one product
     cpu_ms: float | None = None  # processor time of the same: what a core of one's own would take, of one thread
+    threads: int | None = None  # at the end: all while nobody else needed a core
     x: float | None = None  # requests: times as many a second as the reference's way in this run
     gb_s: float | None = None  # weights and cache read
     gb_ceiling: float | None = None
@@ -87,10 +88,9 @@ class Bench:
     end: float
     keep: Callable[[Row], None]
     alone: float | None = None  # seconds of one request the reference's way
-    copy: float = 0.0
 
     def __post_init__(self) -> None:
-        self.prompt, self.copy = len(prompt_ids(self.of)), copied(self.clock)
+        self.prompt, self.copy, self.pace = len(prompt_ids(self.of)), copied(self.clock), Threads(self.threads)
 
     def all(self) -> None:
         if "request" in self.parts:
@@ -118,8 +118,6 @@ class Bench:
         try:
             if time.monotonic() > self.end:
                 raise Absent("no time left of the budget")
-            if not self.clock.cuda:
-                use(self.threads)
             fill(row)
         except Absent as reason:
             row.remark = f"absent: {reason}"
@@ -163,6 +161,7 @@ class Bench:
 
     def _product(self, layer: Int4Linear, q4: Tensor, timing: list[Timing], row: Row) -> None:
         if not timing:
+            self.pace.set()
             timing += timings(layer, q4, unpacked, (row.streams,))
         row.ms = 1e3 * (timing[0].kernel if row.technique == KERNEL else timing[0].dense)
         self._rates(row, 0, layer.packed.nbytes + layer.sz.nbytes, 2.0 * layer.inputs * layer.outputs * row.streams)
@@ -170,15 +169,18 @@ class Bench:
     def _spend(self, row: Row, run: Callable[[], object], once: bool = False) -> None:
         """Median of several runs, or what one run takes."""
         if not once:
+            self.pace.set()
             run()
         if self.clock.cuda:
             row.ms = self.clock.once(run) if once else self.clock.median(run)[0]
             return
         spent: list[tuple[float, float]] = []
         while not spent or (not once and (len(spent) < 5 or (len(spent) < 30 and sum(wall for wall, _ in spent) < 2))):
+            self.pace.set()
             begin, busy = time.perf_counter(), time.process_time()
             run()
             spent.append((time.perf_counter() - begin, time.process_time() - busy))
+        row.threads = torch.get_num_threads()
         row.ms, row.cpu_ms = (1e3 * median(each) for each in zip(*spent, strict=True))
 
     def _requests(self, row: Row, operations: float) -> None:
@@ -223,9 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_csv(chosen.out, [each.text for each in rows])
         console.print(" · ".join(f"{key} {row.text[key]}" if key not in SHOWN[:2] else row.text[key] for key in SHOWN if row.text[key]))
 
-    if not clock.cuda:
-        use(chosen.threads)
-    busy = f"; {chosen.threads} threads, load {os.getloadavg()[0]:.1f}" if not clock.cuda else ""
+    busy = f"; at most {chosen.threads} threads, load {os.getloadavg()[0]:.1f}" if not clock.cuda else ""
     console.print(f"{clock.name}; torch {torch.__version__}{busy}")
     for each in (of, *(shapes(size) for size in SIZES if size != of.name)):
         console.print(fold(each, chosen.tokens))

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from ..errors import UNAVAILABLE, RequestError, broken, cancelled, invalid, queue_full, timed_out
 from .cache import BLOCK, Pages
-from .limits import Limits, Threads, use
+from .limits import Limits, Threads
 from .memory import describe, fitted
 from .metrics import Meter
 from .model import Llama
@@ -44,7 +44,7 @@ class Engine:
         self.limits, self.state, self.config, self.meter = limits or Limits(), state, model.config, meter or Meter()
         self.prompter, self.sampler, self.runner = Prompter(self.config, tokenizer), Sampler(model), fitted(model, self.limits)
         self.scheduler = Scheduler(Pages(self.runner.pages), self.limits.running, self.limits.chunk)
-        self.threads_of_a_token = Threads(self.limits.threads)
+        self.threads_of_a_step = Threads(self.limits.threads)
         self.live: set[Sequence] = set()
         self.arrived: list[Sequence] = []
         self.wake = threading.Condition()
@@ -136,7 +136,8 @@ class Engine:
         if step is None:
             return
         try:
-            hidden = self._run(step)
+            self.threads_of_a_step.set()
+            hidden = self.runner.run(step)
         except Exception as error:
             for sequence in step.sequences:
                 self._give_up(sequence, error)
@@ -144,13 +145,6 @@ class Engine:
         ready = self.scheduler.computed(step)
         if ready:
             self._sample(step, ready, hidden)
-
-    def _run(self, step: Prefill | Decode) -> torch.Tensor:
-        if isinstance(step, Prefill):
-            use(self.limits.threads)
-            return self.runner.run(step)
-        with self.threads_of_a_token.around(len(step.sequences).bit_length()):
-            return self.runner.run(step)
 
     def _sample(self, step: Prefill | Decode, ready: list[Sequence], hidden: torch.Tensor) -> None:
         with torch.inference_mode():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
 
@@ -52,52 +51,45 @@ class Limits:
         return Limits(**chosen)  # type: ignore[arg-type]
 
 
-@dataclass
-class Choice:
-    """Threads for one kind of step: how long it takes with them, and in how many steps the other number is tried."""
-
-    threads: int = 1
-    seconds: float = 0.0
-    left: int = 2
-    pause: int = 8
-
-
 class Threads:
-    """One thread or all for a token, whichever is faster at the moment.
+    """Every core while nobody else needs one, else a single one.
 
-    A second core nearly halves a step where it is free. Where another process runs there, each of the step's short products
-    waits for a thread that waits for its core, and the step takes several times as long. Only trying tells; a number tried
-    in vain is tried again after twice as many steps.
+    A second core nearly halves a step where it is free. Where another process runs there, each of the step's many short
+    products waits for a thread that waits for its core, and the step takes up to fifty times as long.
     """
 
-    LONGEST = 512
+    EVERY_S, MOST_OTHERS = 0.25, 0.2  # seconds between two looks; cores that others may use
 
     def __init__(self, most: int) -> None:
-        self.most = most
-        self.choices: dict[Hashable, Choice] = {}
+        self.most, self.chosen, self.seen = most, 1, look()
 
-    @contextmanager
-    def around(self, kind: Hashable) -> Iterator[None]:
-        """Around one step; steps of a kind take about the same time."""
-        choice = self.choices.setdefault(kind, Choice())
-        choice.left -= 1
-        trial = self.most > 1 and choice.left < 0
-        threads = (1 if choice.threads > 1 else self.most) if trial else choice.threads
-        use(threads)
-        begin = time.perf_counter()
-        yield
-        self._note(choice, threads, time.perf_counter() - begin)
+    def set(self) -> None:
+        """Before a step."""
+        if self.most > 1 and time.monotonic() - self.seen.at > self.EVERY_S:
+            now = look()
+            others = (now.busy - self.seen.busy) - (now.own - self.seen.own)
+            self.chosen = self.most if others < self.MOST_OTHERS * (now.at - self.seen.at) else 1
+            self.seen = now
+        use(self.chosen)
 
-    def _note(self, choice: Choice, threads: int, seconds: float) -> None:
-        if threads == choice.threads:
-            if threads > 1 and seconds > 2 * choice.seconds > 0:
-                choice.left, choice.pause = 0, 8  # somebody else came to the other core
-            choice.seconds = seconds if not choice.seconds else 0.8 * choice.seconds + 0.2 * seconds
-        elif seconds < choice.seconds:
-            choice.threads, choice.seconds, choice.left, choice.pause = threads, seconds, 8, 8
-        else:
-            choice.pause = min(2 * choice.pause, self.LONGEST)
-            choice.left = choice.pause
+
+@dataclass(frozen=True)
+class Look:
+    """Seconds: the clock, processor time of everybody on the cores that we may use, and our own."""
+
+    at: float
+    busy: float
+    own: float
+
+
+def look() -> Look:
+    ours, ticks = {f"cpu{number}" for number in os.sched_getaffinity(0)}, 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *counts = line.split()
+        if name in ours:
+            user, nice, system, _idle, _iowait, *rest = map(int, counts[:8])
+            ticks += user + nice + system + sum(rest)
+    return Look(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time())
 
 
 def use(threads: int) -> None:

@@ -67,30 +67,35 @@ def test_the_environment_changes_the_limits(monkeypatch):
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------
-class Machine:
-    """Steps that take the seconds named for one thread and for two."""
+def test_other_cores_are_used_while_nobody_else_does(monkeypatch):
+    at, used = [limits.Look(0.0, 0.0, 0.0)], []
+    monkeypatch.setattr(limits, "look", lambda: at[-1])
+    monkeypatch.setattr(limits, "use", used.append)
+    monkeypatch.setattr(limits.time, "monotonic", lambda: at[-1].at)
+    threads = Threads(2)
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.used = 0.0, []
-        monkeypatch.setattr(limits.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(limits, "use", self.used.append)
+    def passed(seconds: float, others: float, own: float) -> int:
+        at.append(limits.Look(at[-1].at + seconds, at[-1].busy + (others + own) * seconds, at[-1].own + own * seconds))
+        threads.set()
+        return used[-1]
 
-    def steps(self, threads: Threads, count: int, seconds: tuple[float, float]) -> list[int]:
-        """Threads of each of the steps."""
-        for _ in range(count):
-            with threads.around("kind"):
-                self.now += seconds[self.used[-1] - 1]
-        return self.used[-count:]
+    assert passed(1.0, 0.0, 1.0) == 2, "one core is ours, the other free"
+    assert passed(1.0, 0.1, 1.9) == 2, "both are ours"
+    assert passed(0.1, 1.0, 1.0) == 2, "too early to tell"
+    assert passed(1.0, 0.5, 1.5) == 1
+    assert passed(1.0, 1.0, 1.0) == 1 and passed(5.0, 0.0, 0.1) == 2
+    threads.most = 1
+    threads.chosen = 1
+    assert passed(1.0, 0.0, 1.0) == 1
 
 
-def test_a_free_core_is_used_and_a_busy_one_left(monkeypatch):
-    machine, threads = Machine(monkeypatch), Threads(2)
-    free, busy = (1.0, 0.6), (1.0, 5.0)
-    assert sum(machine.steps(threads, 100, free)) > 180
-    assert machine.steps(threads, 100, busy).count(2) < 10
-    assert machine.steps(threads, 1000, busy).count(2) <= 5
-    assert machine.steps(threads, 1000, free)[-1:] == [2]
-    assert set(machine.steps(Threads(1), 50, free)) == {1}
+def test_processor_time_is_counted():
+    before = limits.look()
+    begin = limits.time.process_time()
+    while limits.time.process_time() - begin < 0.15:
+        pass
+    after = limits.look()
+    assert after.own - before.own >= 0.15 and after.busy - before.busy >= 0.1 and after.at > before.at
 
 
 # --- CUDA graphs ------------------------------------------------------------------------------------------------------
