@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import golden_a
@@ -20,10 +22,11 @@ from sightline_ensemble.lisa.sequence import Request
 from sightline_export import bits, figures
 from sightline_export.clip import load_clip
 from sightline_export.lisa_checkpoint import LisaCheckpoint, read_lisa
-from sightline_export.lisa_language import write_language
+from sightline_export.lisa_install import LANGUAGE, Made, Order
+from sightline_export.lisa_language import make_language, write_language
 from sightline_export.lisa_weights import Exact, Stored
 from sightline_export.quantise import METHODS, decoded, group_of, int4, int8
-from sightline_export.samples import Eyes, judge, text
+from sightline_export.samples import text
 from sightline_export.smollm2 import gguf_path, tokenizer
 from sightline_export.smollm2_bits import Exact as ExactSmollm2
 from sightline_export.smollm2_bits import served
@@ -124,32 +127,50 @@ def test_a_form_is_what_the_engine_computes(lisa, cases, tmp_path):
 
 
 # --- what it costs ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Exported:
+    """Golden checkpoint A at 4 bits as the command makes it: what its manifest will say, its folder, what was printed."""
+
+    made: Made
+    folder: Path
+    printed: str
+
+
 @pytest.fixture(scope="module")
-def chosen(lisa, golden_repository, tmp_path_factory) -> tuple[bits.Choice, Path]:
-    """Golden checkpoint A at 4 bits, by the exporter's own samples; its artefact's folder."""
-    eyes = Eyes.of(*(load_manifest(golden_repository / model, "golden") for model in ("vision_encoder", "sam_encoder", "lisa_decoder")))
-    work, folder = tmp_path_factory.mktemp("methods"), tmp_path_factory.mktemp("four")
-    choice = bits.choose(Exact(lisa), judge(eyes, Prompter(lisa.config, lisa.tokenizer), 12), 4, 64, work, lambda i: None)
-    write_language(lisa, folder, Stored(4, 64, work / choice.method))
-    return choice, folder
+def exported(lisa, golden_repository, tmp_path_factory) -> Exported:
+    place = tmp_path_factory.mktemp("four")
+    order = Order(golden_a.checkpoint(), golden_a.CLIP, 4, place, "four", group=64, pictures=12, csv=place / "layers.csv")
+    others = []
+    for model in ("vision_encoder", "sam_encoder", "lisa_decoder"):  # as if they had just been made
+        manifest = load_manifest(golden_repository / model, "golden")
+        order.staging(model).mkdir(parents=True)
+        (order.staging(model) / "model.onnx").symlink_to(manifest.path("model.onnx"))
+        others.append(Made(model, "lisa", ["model.onnx"], "fp32", dict(manifest.dims)))
+    order.staging(LANGUAGE).mkdir(parents=True)
+    console = Console(record=True, width=160, file=io.StringIO())
+    made = make_language(order, lisa, others, console, lambda *_: None)
+    return Exported(made, order.staging(LANGUAGE), console.export_text())
 
 
-def test_the_best_method_is_taken(chosen):
-    found, methods = chosen[0].found, {method: bits.label(method, 64) for method in METHODS}
-    assert chosen[0].form == methods[chosen[0].method] == min(methods.values(), key=lambda form: found[form].loss)
-    assert found[chosen[0].form].seg_error < found[methods["rounded"]].seg_error
-    order = ["original", "16 bits", "8 bits by row", chosen[0].form]
-    assert sorted(order, key=lambda form: found[form].loss) == order and found["original"].mask_iou == found["original"].agreement == 1
-    assert found["16 bits"].agreement > 0.95 and found["8 bits by row"].agreement > 0.95 and found[chosen[0].form].agreement > 0.7
-    written = Console(record=True, width=160)
-    bits.show(written, "golden A", chosen[0])
-    assert "chosen" in (shown := written.export_text()) and all(form in shown for form in found)
+def test_the_best_method_is_taken_and_told(exported):
+    found, form = exported.made.parity["figures"], exported.made.parity["form"]
+    loss = {name: figure["logit_error"] + figure["seg_error"] for name, figure in found.items()}
+    methods = [bits.label(method, 64) for method in METHODS]
+    assert loss[form] == min(loss[name] for name in methods) < loss[methods[0]]
+    order = ["original", "16 bits", "8 bits by row", form]
+    assert sorted(order, key=loss.__getitem__) == order and list(found) == [*order[:3], *methods]
+    assert found["original"]["mask_iou"] == found["original"]["agreement"] == 1
+    assert min(found[name]["agreement"] for name in order[:3]) > 0.95 and found[form]["agreement"] > 0.7
+    assert "chosen" in exported.printed and all(name in exported.printed for name in found)
+    assert exported.made.precision == f"int4 g64 ({form.split(', ')[1]}), bf16"
+    lines = (exported.folder.parents[2] / "layers.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 4 * len(list(found)[1:]) and lines[0] == "form,name,weight,output"
 
 
 @pytest.mark.parametrize(("stored", "kind", "least"), [(16, "PlainLinear", 4), (8, "Int8Linear", 4), (4, "Int4Linear", 3)])
-def test_the_artefact_answers_in_the_references_words(lisa, chosen, cases, tmp_path, stored, kind, least):
+def test_the_artefact_answers_in_the_references_words(lisa, exported, cases, tmp_path, stored, kind, least):
     """Asked freely, not along the reference's answer. Four bits of random weights may miss one text of the four."""
-    folder = chosen[1] if stored == 4 else tmp_path
+    folder = exported.folder if stored == 4 else tmp_path
     if stored != 4:
         write_language(lisa, folder, Stored(stored))
     engine, same = Engine.load(folder), 0
