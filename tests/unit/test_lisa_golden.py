@@ -97,7 +97,7 @@ def watched(folder) -> Iterator[Watched]:
 def assert_segs(case: int, found: np.ndarray, count: int) -> None:
     expected = golden_a.of(case, "seg_embeddings")
     assert count == len(expected) and not found[count:].any()
-    np.testing.assert_allclose(found[:count], expected, atol=5e-4, rtol=0)
+    np.testing.assert_allclose(found[:count], expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("case", golden_a.CASES)
