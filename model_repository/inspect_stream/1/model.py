@@ -29,7 +29,7 @@ class TritonPythonModel:
                 self.pool.submit(self.answer, inputs, outlet, job)
             except Exception as error:
                 self.watcher.remove(outlet)
-                outlet.fail(error)
+                self.pool.submit(outlet.fail, error)  # an error that ends a stream before execute() has returned kills the server
 
     def answer(self, inputs, outlet, job):
         try:
