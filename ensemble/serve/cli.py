@@ -74,10 +74,10 @@ def outside(args: argparse.Namespace) -> Outside:
 
 
 def serve(args: argparse.Namespace) -> int:
-    processes.adopt_orphans()
-    processes.remove_stale_leftovers()
     triton = launcher.find_tritonserver()
     chosen = settings(args, triton)
+    processes.adopt_orphans()
+    processes.remove_stale_leftovers()
     supervisor = Supervisor(chosen, triton, args.canary_seconds, args.start_seconds)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stop())

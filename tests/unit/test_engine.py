@@ -202,7 +202,11 @@ def test_ctrl_c_leaves_nothing(repository, monkeypatch, capsys):
 
     monkeypatch.setattr(engine, "build", build)
     monkeypatch.setattr(trt.Progress, "update", step)
-    assert cli.main(["engine", "--repository", str(repository)]) == 130
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script started us in the background
+    try:
+        assert cli.main(["engine", "--repository", str(repository)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert ended == ["cancelled"] and "interrupted" in capsys.readouterr().err
     assert sorted(folder_of(repository).iterdir()) == before
 

@@ -175,7 +175,7 @@ def test_a_whole_profile_is_installed(repository):
         manifest = load_manifest(repository / model, PROFILE)
         verify(manifest)
         assert {path.name for path in manifest.folder.iterdir()} == {*manifest.files, "manifest.json"}
-        assert [path.name for path in manifest.folder.parent.iterdir() if path.is_dir()] == [PROFILE]
+        assert [path.name for path in manifest.folder.parent.iterdir() if path.is_dir() and path.name != "__pycache__"] == [PROFILE]
         assert "clip" not in manifest.source and len(manifest.source) == (1 if model == "vision_encoder" else 2)
     dims = {model: load_manifest(repository / model, PROFILE).dims for model in STEPS}
     assert dims["lisa_engine"] == {"slots": 4, "width": 256, "image_width": 48, "context": 2048}
