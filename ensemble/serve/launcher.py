@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -19,7 +20,7 @@ from typing import IO
 
 from sightline_ensemble import artefacts, machines, plans
 from sightline_ensemble.contract import MODELS
-from sightline_ensemble.serve import processes
+from sightline_ensemble.serve import drain, processes
 from sightline_ensemble.serve.outside import Outside
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
@@ -214,9 +215,11 @@ class Server:
 
     def stop(self) -> bool:
         """Let it finish what runs, then end it and everything of it; False where it had to be killed."""
+        end = time.monotonic() + self.settings.exit_seconds
+        drain.empty(self.run, end, self.ended)
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(self.settings.exit_seconds + 5)
+            self._process.wait(max(0.0, end - time.monotonic()) + 5)
             clean = True
         except subprocess.TimeoutExpired:
             clean = False
