@@ -152,6 +152,7 @@ def environment(settings: Settings, triton: Triton, run: str) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     env |= {"SIGHTLINE_PRODUCTS": str(settings.products.resolve()), "SIGHTLINE_RUN": run}
+    env |= settings.outside.environment()
     if settings.profile:
         env[artefacts.PROFILE_VARIABLE] = settings.profile
     libraries = sysconfig.get_config_var("LIBDIR")
