@@ -52,6 +52,10 @@ def queue_full(limit: int) -> RequestError:
     return RequestError(UNAVAILABLE, f"queue full: {limit} requests are in flight, try again later")
 
 
+def stopping() -> RequestError:
+    return RequestError(UNAVAILABLE, "the server is stopping, try another one")
+
+
 def timed_out() -> RequestError:
     return RequestError(UNAVAILABLE, "timeout: the request's time limit passed before its answer was ready")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from .contract import IN_FLIGHT_LIMIT
-from .errors import cancelled, queue_full, timed_out
+from .errors import cancelled, queue_full, stopping, timed_out
 
 RUN_VARIABLE = "SIGHTLINE_RUN"
 NO_TICKET = (-1, 0)
@@ -42,21 +42,28 @@ class Ledger:
         if os.fstat(self._file).st_size < size:
             os.ftruncate(self._file, size)
         table = np.frombuffer(mmap.mmap(self._file, size), dtype=np.int64).reshape(rows + 1, 4)
-        self._counter, self._table = table[0], table[1:]
+        self._head, self._table = table[0], table[1:]  # of the head: the last token's number, and whether the server stops
         self._threads = threading.Lock()
 
     def admit(self, deadline_ns: int = 0) -> tuple[int, int]:
-        """A ticket for a new request; RequestError UNAVAILABLE where every row is taken."""
+        """A ticket for a new request; RequestError UNAVAILABLE where every row is taken or the server stops."""
         now = time.monotonic_ns()
         with self._locked():
+            if self._head[1]:
+                raise stopping()
             free = np.flatnonzero(self._free(now))
             if not len(free):
                 raise queue_full(self.rows)
             row = int(free[0])
-            self._counter[0] += 1
-            token = int(self._counter[0]) * self.rows + row
+            self._head[0] += 1
+            token = int(self._head[0]) * self.rows + row
             self._table[row] = token, deadline_ns, 0, now
         return token, deadline_ns
+
+    def close(self) -> None:
+        """Admit nobody any more; who is in flight goes on."""
+        with self._locked():
+            self._head[1] = 1
 
     def release(self, ticket: tuple[int, int]) -> None:
         """Give the row back; a row that another request has taken since is left alone."""

@@ -11,6 +11,8 @@ import grpc
 # What Triton puts before a step's own line, and the status word that the line begins with.
 _PREFIX = re.compile(r"^(\[request id: [^\]]*\]\s*|in ensemble '[^']*',\s*)+")
 _WORD = re.compile(r"^(INVALID_ARGUMENT|NOT_FOUND|UNAVAILABLE|CANCELLED|INTERNAL): ")
+# A Triton that ends says so as NOT_FOUND once its models are gone, and in a stream without any status.
+_STOPPING = re.compile(r"server is stopping|has stopped accepting|has no available versions", re.IGNORECASE)
 
 
 class NotInspected(Exception):
@@ -61,6 +63,8 @@ def from_status(code: grpc.StatusCode, details: str | None, url: str = "") -> No
     if word := _WORD.match(message):
         status = word[1] if status in ("INTERNAL", "UNKNOWN") else status
         message = message[word.end() :]
+    if _STOPPING.search(message):
+        status = "UNAVAILABLE"
     kind = _class_of(status, message.lower())
     if status == "DEADLINE_EXCEEDED":
         message = "timeout: no answer before the deadline"

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tls-clients", type=Path, metavar="FILE", help="PEM: clients must show a certificate that this authority has signed")
     add("--trace-url", default="", metavar="URL", help="OpenTelemetry collector (OTLP over HTTP) that gets a trace of requests")
     add("--trace-rate", type=int, default=0, metavar="N", help="of one request in N; 0: only where a traceparent asks (default)")
+    add("--audit", type=Path, metavar="FILE", help="append a line for each verdict: request, artefacts' hashes, prompt's hash, verdict")
     add("--shared-memory", action="store_true", help="clients on this machine may hand over tensors in shared memory")
     add("--verbose", action="store_true", help="tritonserver's own information too")
     return top
@@ -70,7 +71,9 @@ def outside(args: argparse.Namespace) -> Outside:
     tls = Tls(*named, args.tls_clients) if all(named) else None
     if tls and (missing := tls.missing()):
         raise ServeError(f"no file at {missing[0]}, expected a PEM file")
-    return Outside(tls, args.trace_url, args.trace_rate, args.shared_memory)
+    if args.audit and not args.audit.parent.is_dir():
+        raise ServeError(f"no folder at {args.audit.parent} for the audit's file")
+    return Outside(tls, args.trace_url, args.trace_rate, args.shared_memory, args.audit)
 
 
 def serve(args: argparse.Namespace) -> int:

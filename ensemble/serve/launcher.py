@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -19,7 +20,7 @@ from typing import IO
 
 from sightline_ensemble import artefacts, machines, plans
 from sightline_ensemble.contract import MODELS
-from sightline_ensemble.serve import processes
+from sightline_ensemble.serve import drain, processes
 from sightline_ensemble.serve.outside import Outside
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
@@ -151,6 +152,7 @@ def environment(settings: Settings, triton: Triton, run: str) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     env |= {"SIGHTLINE_PRODUCTS": str(settings.products.resolve()), "SIGHTLINE_RUN": run}
+    env |= settings.outside.environment()
     if settings.profile:
         env[artefacts.PROFILE_VARIABLE] = settings.profile
     libraries = sysconfig.get_config_var("LIBDIR")
@@ -214,9 +216,11 @@ class Server:
 
     def stop(self) -> bool:
         """Let it finish what runs, then end it and everything of it; False where it had to be killed."""
+        end = time.monotonic() + self.settings.exit_seconds
+        drain.empty(self.run, end, self.ended)
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(self.settings.exit_seconds + 5)
+            self._process.wait(max(0.0, end - time.monotonic()) + 5)
             clean = True
         except subprocess.TimeoutExpired:
             clean = False

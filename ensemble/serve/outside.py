@@ -6,6 +6,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from sightline_ensemble.audit import AUDIT_VARIABLE
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -31,16 +33,22 @@ class Outside:
         trace_url: an OpenTelemetry collector's OTLP over HTTP; empty: no traces.
         trace_rate: one request in so many; 0: only those that bring a `traceparent`, which are traced always.
         shared_memory: clients on this machine may hand tensors over in shared memory.
+        audit: the file that gets a line for each verdict.
     """
 
     tls: Tls | None = None
     trace_url: str = ""
     trace_rate: int = 0
     shared_memory: bool = False
+    audit: Path | None = None
 
     def arguments(self, wheel: bool) -> list[str]:
         """Of tritonserver. `wheel`: it is 24.10, where shared memory is open unless restricted and has no switch of its own."""
         return self._restrictions() + self._shared_memory(wheel) + (self.tls.arguments() if self.tls else []) + self._traces()
+
+    def environment(self) -> dict[str, str]:
+        """Of the steps."""
+        return {AUDIT_VARIABLE: str(self.audit.resolve())} if self.audit else {}
 
     def http_host(self, host: str) -> str:
         return "127.0.0.1" if self.tls else host

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sightline_ensemble import ledger, report, steps
+from sightline_ensemble import audit, ledger, report, steps
 from sightline_ensemble.artefacts import load_manifest, repository_hashes
 from sightline_ensemble.contract import MODELS
 
@@ -23,5 +23,7 @@ class TritonPythonModel:
         ticket = ledger.as_ticket(inputs.get("release"))
         ledger.check(ticket)
         outputs = report.report(inputs, frozenset(request.requested_output_names()), self.profile, self.artefacts)
+        if "release" in inputs:  # the last report of a request, not a stream's first
+            audit.note(request.request_id(), outputs["REPORT"][0])
         ledger.release(ticket)
         return outputs
