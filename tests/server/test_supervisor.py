@@ -22,7 +22,7 @@ from test_serve import leftovers, triton_of, within
 NOTICED_SECONDS, SERVED_SECONDS = 5.0, 30.0
 # The kill comes at another moment of the requests' way each time: they take about half a second.
 MOMENTS = (0.1, 0.25, 0.4)
-# One step of each kind: the first, a graph, one that calls others, the decoupled engine, the last, the orchestrator, one outside of ensembles.
+# One of each kind: the first, a graph, one that calls others, the decoupled engine, the last, the orchestrator, one outside of ensembles.
 KILLED = ("decode", "sam_encoder", "expert", "lisa_engine", "report", "inspect_stream", "products")
 
 
