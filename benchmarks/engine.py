@@ -161,7 +161,7 @@ class Bench:
 
     def _product(self, layer: Int4Linear, q4: Tensor, timing: list[Timing], row: Row) -> None:
         if not timing:
-            self.pace.set()
+            self.pace.set(prompt=True)
             timing += timings(layer, q4, unpacked, (row.streams,))
         row.ms = 1e3 * (timing[0].kernel if row.technique == KERNEL else timing[0].dense)
         self._rates(row, 0, layer.packed.nbytes + layer.sz.nbytes, 2.0 * layer.inputs * layer.outputs * row.streams)
@@ -169,14 +169,14 @@ class Bench:
     def _spend(self, row: Row, run: Callable[[], object], once: bool = False) -> None:
         """Median of several runs, or what one run takes."""
         if not once:
-            self.pace.set()
+            self.pace.set(prompt=row.part != "decode")
             run()
         if self.clock.cuda:
             row.ms = self.clock.once(run) if once else self.clock.median(run)[0]
             return
         spent: list[tuple[float, float]] = []
         while not spent or (not once and (len(spent) < 5 or (len(spent) < 30 and sum(wall for wall, _ in spent) < 2))):
-            self.pace.set()
+            self.pace.set(prompt=row.part != "decode")
             begin, busy = time.perf_counter(), time.process_time()
             run()
             spent.append((time.perf_counter() - begin, time.process_time() - busy))

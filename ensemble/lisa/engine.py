@@ -136,7 +136,7 @@ class Engine:
         if step is None:
             return
         try:
-            self.threads_of_a_step.set()
+            self.threads_of_a_step.set(isinstance(step, Prefill))
             hidden = self.runner.run(step)
         except Exception as error:
             for sequence in step.sequences:

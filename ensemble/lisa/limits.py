@@ -52,10 +52,11 @@ class Limits:
 
 
 class Threads:
-    """Every core while nobody else needs one, else a single one.
+    """For a prompt every core while nobody else needs one, else a single one; for a token a single one.
 
-    A second core nearly halves a step where it is free. Where another process runs there, each of the step's many short
-    products waits for a thread that waits for its core, and the step takes up to fifty times as long.
+    A second core nearly halves a prompt's step where it is free. Where another process runs there, each of the step's many
+    short products waits for a thread that waits for its core, and the step takes up to fifty times as long. A token gains a
+    third by it in an engine alone, and loses among the other steps of a server (docs/engine.md).
     """
 
     EVERY_S, MOST_OTHERS = 0.25, 0.2  # seconds between two looks; cores that others may use
@@ -63,14 +64,14 @@ class Threads:
     def __init__(self, most: int) -> None:
         self.most, self.chosen, self.seen = most, 1, look()
 
-    def set(self) -> None:
-        """Before a step."""
+    def set(self, prompt: bool) -> None:
+        """Before a step, of a prompt or of tokens."""
         if self.most > 1 and time.monotonic() - self.seen.at > self.EVERY_S:
             now = look()
             others = (now.busy - self.seen.busy) - (now.own - self.seen.own)
             self.chosen = self.most if others < self.MOST_OTHERS * (now.at - self.seen.at) else 1
             self.seen = now
-        use(self.chosen)
+        use(self.chosen if prompt else 1)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,9 @@ def test_other_cores_are_used_while_nobody_else_does(monkeypatch):
 
     def passed(seconds: float, others: float, own: float) -> int:
         at.append(limits.Look(at[-1].at + seconds, at[-1].busy + (others + own) * seconds, at[-1].own + own * seconds))
-        threads.set()
+        threads.set(prompt=False)
+        assert used[-1] == 1, "a token has one"
+        threads.set(prompt=True)
         return used[-1]
 
     assert passed(1.0, 0.0, 1.0) == 2, "one core is ours, the other free"
