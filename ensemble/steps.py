@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -24,6 +24,14 @@ from .parameters import Sampling
 Arrays = Mapping[str, np.ndarray]
 Parameters = Mapping[str, bool | int | str]  # all that a request by BLS can carry
 _ENDED: deque[Any] = deque(maxlen=256)  # see `responses`
+
+
+class Handed(TypedDict, total=False):
+    """What a BLS request loses of its caller's unless it is copied."""
+
+    request_id: str
+    timeout_us: int
+    parameters: Parameters
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,11 @@ class Job:
         """RequestError where its parameters are not what they may be."""
         wanted = frozenset(request.requested_output_names())
         return Job(time.monotonic_ns(), wanted, request.request_id(), request.timeout(), Sampling.read(request.parameters()))
+
+    @property
+    def handed(self) -> Handed:
+        """All of it, for a model that works for this request."""
+        return {"request_id": self.request_id, "timeout_us": self.timeout_us, "parameters": self.sampling.parameters}
 
 
 def backend() -> ModuleType:
@@ -133,23 +146,16 @@ def _answer(request: Any, answer: Callable[[Any], Arrays], step: str, ticket: st
 
 
 # --- calling another model --------------------------------------------------------------------------------------------
-def inference_request(
-    model: str,
-    inputs: Arrays,
-    outputs: Iterable[str],
-    request_id: str = "",
-    timeout_us: int = 0,
-    parameters: Parameters | None = None,
-) -> Any:
-    """A BLS request; id, timeout and parameters are lost unless copied. Answers come in host memory, whatever runs the model."""
+def inference_request(model: str, inputs: Arrays, outputs: Iterable[str], **handed: Unpack[Handed]) -> Any:
+    """A BLS request. Answers come in host memory, whatever runs the model."""
     pb_utils = backend()
     return pb_utils.InferenceRequest(
         model_name=model,
         inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
         requested_output_names=list(outputs),
-        request_id=request_id,
-        timeout=timeout_us,
-        parameters=dict(parameters or {}),
+        request_id=handed.get("request_id", ""),
+        timeout=handed.get("timeout_us", 0),
+        parameters=dict(handed.get("parameters", {})),
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     )
 
@@ -161,16 +167,9 @@ def outputs_of(answer: Any, model: str) -> dict[str, np.ndarray]:
     return {tensor.name(): tensor.as_numpy().copy() for tensor in answer.output_tensors()}
 
 
-def call(
-    model: str,
-    inputs: Arrays,
-    outputs: Iterable[str],
-    request_id: str = "",
-    timeout_us: int = 0,
-    parameters: Parameters | None = None,
-) -> dict[str, np.ndarray]:
+def call(model: str, inputs: Arrays, outputs: Iterable[str], **handed: Unpack[Handed]) -> dict[str, np.ndarray]:
     """Run another model of this server and wait. RequestError where it fails."""
-    return outputs_of(inference_request(model, inputs, outputs, request_id, timeout_us, parameters).exec(), model)
+    return outputs_of(inference_request(model, inputs, outputs, **handed).exec(), model)
 
 
 def responses(request: Any) -> Iterator[Any]:

@@ -97,7 +97,7 @@ def inspect(inputs: Mapping[str, np.ndarray], outlet: Outlet, job: Job, names: l
     Args:
         names: `prepared_names` of this configuration.
     """
-    prepared = steps.call("prepare", inputs, names, job.request_id, job.timeout_us, job.sampling.parameters)
+    prepared = steps.call("prepare", inputs, names, **job.handed)
     outlet.ticket = ledger.as_ticket(prepared["ticket"])
     if outlet.gone:
         raise cancelled()
@@ -141,7 +141,7 @@ def prepared_names(with_engine_clocks: bool) -> list[str]:
 def _pieces(inputs: Mapping[str, np.ndarray], job: Job) -> Iterator[dict[str, np.ndarray]]:
     """The language model's responses. Its failures come as data (`status`) and are raised after its stream has ended."""
     inputs = {**inputs, "stream": np.array([1], np.int32)}
-    request = steps.inference_request("lisa_engine", inputs, _ENGINE_OUTPUTS, job.request_id, parameters=job.sampling.parameters)
+    request = steps.inference_request("lisa_engine", inputs, _ENGINE_OUTPUTS, request_id=job.request_id, parameters=job.sampling.parameters)
     failed = ""
     for response in steps.responses(request):
         found = steps.outputs_of(response, "lisa_engine")
@@ -164,4 +164,4 @@ def _finish(
     if release:
         known["release"] = prepared["ticket"]
     inputs = {name: known[name] for name in _FINISH_INPUTS if name in known}
-    return steps.call("finish", inputs, ["REPORT", "TEXT", "SCORE", "MASK"], job.request_id)
+    return steps.call("finish", inputs, ["REPORT", "TEXT", "SCORE", "MASK"], request_id=job.request_id)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -90,12 +89,3 @@ def layer_table(choice: Choice) -> Table:
     for i in range(len(by_name) // len(LINEARS)):
         shown.add_row(str(i), *(f"{by_name[f'layers.{i}.{part}']:.4f}" for part in LINEARS))
     return shown
-
-
-def write_csv(path: Path, errors: Sequence[LayerError]) -> None:
-    """Every layer in every form."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(LayerError)])
-        writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in astuple(error)] for error in errors)

@@ -15,6 +15,7 @@ from . import parity
 from .checkpoint import Sam
 from .parity import Answer, Row, Summary
 from .pictures import Picture, extreme_picture, real_pictures
+from .rows import write_csv
 
 FIRST_LOOK, FIRST_SHARE = 2, 0.8  # a choice that has used up this share of its error after two pictures is not worth twenty
 
@@ -100,5 +101,5 @@ def open_gate(sam: Sam, order: Order, console: Console) -> Iterator[tuple[Gate, 
             yield gate, lambda text: progress.update(task, description=text)
         finally:
             if gate.rows:
-                parity.write_csv(order.report, gate.rows)
+                write_csv(order.report, gate.rows)
                 console.print(parity.table(f"{order.model}, profile {order.profile}", gate.rows))

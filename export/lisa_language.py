@@ -13,6 +13,7 @@ from . import bits, figures
 from .lisa_checkpoint import LisaCheckpoint
 from .lisa_install import LANGUAGE, Made, Order, Tick
 from .lisa_weights import Exact, Stored, groups
+from .rows import write_csv
 from .samples import Eyes, judge
 from .stream_file import write_safetensors
 
@@ -34,7 +35,7 @@ def make_language(order: Order, lisa: LisaCheckpoint, others: list[Made], consol
     if order.bits < 32:
         choice = _choose(order, lisa, eyes_of(order, others), tick)
         bits.show(console, order.checkpoint.name, choice)
-        bits.write_csv(order.csv or Path("build/parity") / f"{order.profile}-layers.csv", choice.errors)
+        write_csv(order.csv or Path("build/parity") / f"{order.profile}-layers.csv", choice.errors)
         parity = {"form": choice.form, "figures": figures.as_parity(choice.found)}
         if choice.method:
             stored = Stored(4, order.group, order.staging(LANGUAGE) / METHODS / choice.method)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -158,14 +157,6 @@ class Summary:
 
     def reaches(self, bar: Bar) -> bool:
         return self.finite and self.max_error <= bar.max_error and self.mean_iou >= bar.mean_iou and self.min_iou >= bar.min_iou
-
-
-def write_csv(path: Path, rows: Iterable[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Row)])
-        writer.writerows([f"{value:.7g}" if isinstance(value, float) else value for value in astuple(row)] for row in rows)
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:

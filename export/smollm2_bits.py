@@ -24,6 +24,7 @@ from torch import Tensor
 
 from . import bits, figures
 from .gate import wide_console
+from .rows import write_csv
 from .samples import Eyes, judge
 from .smollm2 import base_tensors, gguf_path, halves_paired, linear_parts, q4_1_blocks, read_config, read_delta, tokenizer, vocabulary
 from .streams import Form, run
@@ -107,7 +108,7 @@ def compare(order: Order, console: Console | None = None) -> dict[str, figures.F
         done = run(source, made, judged.calibration, judged.held_out, lambda i: bar.update(task, completed=i))
     found = figures.measure(done, judged.masks)
     bits.show(console, f"SmolLM2 with the tiny LISA, profile {order.profile}", bits.Choice(SERVED, "", found, done.errors))
-    bits.write_csv(order.csv or Path("build/parity") / f"{order.profile}-layers.csv", done.errors)
+    write_csv(order.csv or Path("build/parity") / f"{order.profile}-layers.csv", done.errors)
     ratio = found[SERVED].perplexity / found["16 bits"].perplexity
     console.print(f"perplexity of the text, served to 16 bits: {ratio:.4f}")
     return found

@@ -10,9 +10,8 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from sightline_ensemble.serve import processes
 from sightline_ensemble.serve.running import Running, running
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
+from waiting import within
 
 from . import metrics
 from .chart import ROOT, merged, values
@@ -34,15 +34,6 @@ FOREIGN = {"up", "sightline_queue_milliseconds"}
 # Only with a GPU: https://github.com/triton-inference-server/server docs/user_guide/metrics.md
 ON_GPU = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
 QUICK_EXPORT = {"OTEL_BSP_SCHEDULE_DELAY": "200"}
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def healthy(server: Running) -> bool:

@@ -21,7 +21,8 @@ from sightline_ensemble import ledger
 from sightline_ensemble.errors import RequestError
 from sightline_ensemble.serve import drain, processes
 from sightline_ensemble.serve.running import Running, running
-from test_serve import leftovers, triton_of, within
+from test_serve import leftovers, triton_of
+from waiting import within
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import standin  # noqa: E402

@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ import toy
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.serve import processes
 from sightline_ensemble.serve.running import Running, running
+from waiting import within
 
 
 @pytest.fixture
@@ -37,15 +37,6 @@ def leftovers(server: Running) -> list[str]:
     """Files of this server in shared memory or the temporary directory."""
     places = (processes.SHARED_MEMORY, Path("/tmp"))
     return [path.name for place in places for path in place.glob(f"sightline_{server.process.pid}_*")]
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def run_cli(*words: str) -> subprocess.CompletedProcess[str]:

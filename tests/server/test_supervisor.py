@@ -17,7 +17,8 @@ import sightline
 from conftest import tiny_server
 from sightline_ensemble.serve import processes
 from sightline_ensemble.serve.running import Running
-from test_serve import leftovers, triton_of, within
+from test_serve import leftovers, triton_of
+from waiting import within
 
 NOTICED_SECONDS, SERVED_SECONDS = 5.0, 30.0
 # The kill comes at another moment of the requests' way each time: they take about half a second.

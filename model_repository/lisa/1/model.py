@@ -19,8 +19,7 @@ class TritonPythonModel:
 
     def answer(self, inputs, job):
         ledger.check(ledger.as_ticket(inputs["ticket"]))
-        names, asked = [*OUTPUTS, "status"], job.sampling.parameters
-        call = steps.inference_request("lisa_engine", inputs, names, job.request_id, job.timeout_us, asked)
+        call = steps.inference_request("lisa_engine", inputs, [*OUTPUTS, "status"], **job.handed)
         parts = [part for part in steps.responses(call) if part.has_error() or part.output_tensors()]
         answers = [steps.outputs_of(part, "lisa_engine") for part in parts]
         if not answers:
