@@ -69,7 +69,8 @@ def serving(profile: str, url: str | None = None) -> Iterator[Target]:
         yield Target(url, profile, 0)
         return
     with tempfile.TemporaryDirectory() as products:
-        with running("--repository", str(REPOSITORY), "--profile", profile, "--products", products) as server:
+        flags = ("--repository", str(REPOSITORY), "--profile", profile, "--products", products)
+        with running(*flags, "--cache-bytes", "0") as server:  # pictures come again and again here: each one must be computed
             yield Target(server.grpc, profile, server.process.pid)
 
 

@@ -112,6 +112,7 @@ def _engine(model: Model, machine: Machine) -> str:
     lines += [f"  default_queue_policy {{ max_queue_size: {machine.queue} }}\n"]
     scheduling = f"dynamic_batching {{\n{''.join(lines)}}}\n"
     if not machine.gpu:
+        scheduling += "response_cache { enable: true }\n" if model.cached else ""
         return scheduling + "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
     profiles = ", ".join(f'"{index}"' for index in batching.profiles(model))
     # A context's memory is then its own profile's; by default each would hold that of the plan's largest.

@@ -11,7 +11,7 @@ one request; E width of a `[SEG]` embedding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from .spec import Model, Range, Tensor, batched, clock, optional
 
 SCHEMA = "sightline/1"
 DEFAULT_PROMPT = "Is there any anomaly in the image? If so, where is it and what is it?"
@@ -35,56 +35,6 @@ PART_SIDE = 2048  # the longest side of `part_pixels`: beyond it no vision encod
 SEG_SLOTS = 4  # `[SEG]` of one request that get a mask
 IN_FLIGHT_LIMIT = 64  # requests admitted at a time; the next one is told "queue full" by the first step
 PRODUCT_NAME = r"[a-z0-9_-]{1,64}"
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A named input or output. `dims` are Triton's, without the batch dimension where the model batches."""
-
-    name: str
-    dtype: str  # Triton's, without TYPE_: STRING, UINT8, INT32, INT64, FP32
-    dims: tuple[int, ...]
-    optional: bool = False
-
-
-Range = tuple[int, int, int]  # smallest, the one to tune for, largest
-
-
-@dataclass(frozen=True)
-class Model:
-    """One step. `engine` steps are TensorRT plans in production and Python on ONNX Runtime under configs/cpu.pbtxt."""
-
-    name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    max_batch_size: int = 0
-    engine: bool = False
-    decoupled: bool = False
-    gpu: bool = False  # its Python code wants the GPU in production
-    max_queue_size: int = 0  # 0: unbounded
-    real_dims: dict[str, tuple[int | str, ...]] = field(default_factory=dict)  # of the released checkpoints' engine; a word: dynamic
-    ranges: tuple[dict[str, Range], ...] = ()  # the plan's optimisation profiles, in this order: "batch" and each word of `real_dims`
-
-    def shapes(self, profile: int) -> dict[str, tuple[tuple[int, ...], ...]]:
-        """Each input's smallest, tuned and largest shape, batch first, in one of the plan's optimisation profiles."""
-        ranges = self.ranges[profile]
-        return {
-            t.name: tuple(tuple(ranges[d][i] if isinstance(d, str) else d for d in ("batch", *self.real_dims[t.name])) for i in range(3))
-            for t in self.inputs
-        }
-
-    def dynamic_axes(self, name: str) -> dict[int, str]:
-        """The dynamic axes of an input or output, batch included: axis -> word."""
-        return {axis: d for axis, d in enumerate(("batch", *self.real_dims[name])) if isinstance(d, str)}
-
-
-def optional(tensor: Tensor) -> Tensor:
-    return Tensor(tensor.name, tensor.dtype, tensor.dims, optional=True)
-
-
-def clock(step: str) -> Tensor:
-    """[1, 2] start and end of a Python step, nanoseconds of CLOCK_MONOTONIC (one clock for all processes of a host)."""
-    return Tensor(f"{step}_clock", "INT64", (1, 2))
 
 
 # --- public tensors -------------------------------------------------------------------------------------------------
@@ -124,30 +74,40 @@ PART_MASKS = Tensor("part_masks", "FP32", (1, -1, -1, -1))  # SAM's low_res_mask
 PART_IOUS = Tensor("part_ious", "FP32", (1, -1))  # [1, P]
 VISION_PIXELS = Tensor("vision_pixels", "UINT8", (1, 3, -1, -1))  # [1, 3, V, V]
 IMAGE_FEATURES = Tensor("image_features", "FP32", (1, -1, -1))  # [1, T, C]
+PICTURE_EVIDENCE = Tensor("picture_evidence", "FP32", (1, 2))  # [1, 2]: the reader's logit of "defective", and how foreign: > 1 unknown
 PATCH_FEATURES = Tensor("patch_features", "FP32", (1, -1, -1))  # [1, Q, D], each stage's part of unit length
-QUESTION = Tensor("question", "STRING", (1,))  # exactly what LISA is asked
+QUESTION = Tensor("question", "STRING", (1,))  # exactly what LISA is asked, in this turn
+DIALOGUE = Tensor("dialogue", "STRING", (1,))  # JSON of every turn up to that question (`lisa/dialogue.py`)
 EXPERTS = Tensor("experts", "STRING", (1,))  # JSON list, as in the report
 ANSWER_TEXT = Tensor("answer", "STRING", (1,))  # UTF-8, without [SEG]
+FINDING = Tensor("finding", "STRING", (1,))  # JSON: all of the report that is known before the sentence
 SEG_EMBEDDINGS = Tensor("seg_embeddings", "FP32", (1, -1, -1))  # [1, K, E]; unused slots are zero rows
 SEG_COUNT = Tensor("seg_count", "INT32", (1,))
-SEG_PROBABILITY = Tensor("seg_probability", "FP32", (1,))  # of opening with [SEG]; -1 where the checkpoint has no verdict
+SEG_PROBABILITY = Tensor("seg_probability", "FP32", (1,))  # of [SEG], by LISA alone; -1 where the checkpoint has no verdict
 TOKENS = Tensor("tokens", "INT32", (1,))
 DEFECT_MASKS = Tensor("defect_masks", "FP32", (1, -1, -1, -1))  # LISA's low_res_masks, logits [1, K, M, M]
 DEFECT_IOUS = Tensor("defect_ious", "FP32", (1, -1))
 MASK_NS = Tensor("mask_ns", "INT64", (1,), optional=True)  # when the masks left in an earlier response of a stream
 STATUS = Tensor("status", "STRING", (1,))  # of the engine: empty, or one line `CODE: message`
 STREAM = Tensor("stream", "INT32", (1,), optional=True)  # 1: a response per piece of text
+LOOK = Tensor("look", "INT32", (1,), optional=True)  # 1: with a verdict, answer the first question by [SEG]'s vector and probability only
 
 CLOCKS = tuple(
-    clock(step) for step in ("decode", "sam_encoder", "sam_decoder", "cutout", "vision_encoder", "expert", "lisa", "lisa_decoder")
+    clock(step)
+    for step in (
+        "decode",
+        "sam_encoder",
+        "sam_decoder",
+        "cutout",
+        "vision_encoder",
+        "expert",
+        "lisa",
+        "lisa_decoder",
+        "verdict",
+        "explain",
+    )
 )
 ENGINES_WITH_CLOCK = ("sam_encoder", "sam_decoder", "vision_encoder", "lisa_decoder")  # only where they run as Python
-
-
-def batched(tensor: Tensor, name: str | None = None, dims: tuple[int, ...] | None = None) -> Tensor:
-    """The same tensor as a batching model declares it: without its leading 1."""
-    return Tensor(name or tensor.name, tensor.dtype, dims or tensor.dims[1:], tensor.optional)
-
 
 LOW_RES_MASKS = Tensor("low_res_masks", "FP32", (-1, -1, -1))  # [P or K, M, M]
 IOU_PREDICTIONS = Tensor("iou_predictions", "FP32", (-1,))  # [P or K]
@@ -175,6 +135,7 @@ MODELS: dict[str, Model] = {
             outputs=(batched(IMAGE_EMBEDDING),),
             max_batch_size=8,
             engine=True,
+            cached=True,
             real_dims={"sam_pixels": (3, 1024, 1024), "resized_size": (2,), "image_embedding": (256, 64, 64)},
             ranges=BATCHES,
         ),
@@ -198,25 +159,28 @@ MODELS: dict[str, Model] = {
         Model(
             "vision_encoder",
             inputs=(batched(VISION_PIXELS),),
-            outputs=(batched(IMAGE_FEATURES), batched(PATCH_FEATURES)),
+            outputs=(batched(IMAGE_FEATURES), batched(PATCH_FEATURES), batched(PICTURE_EVIDENCE)),
             max_batch_size=8,
             engine=True,
-            real_dims={"vision_pixels": (3, 224, 224), "image_features": (256, 1024), "patch_features": (256, 4096)},
+            cached=True,
+            real_dims={
+                "vision_pixels": (3, 224, 224), "image_features": (256, 1024), "patch_features": (256, 4096), "picture_evidence": (2,),
+            },
             ranges=BATCHES,
         ),
         Model(
             "expert",
             inputs=(PATCH_FEATURES, ORIGINAL_SIZE, PART_BOX, PROMPT, PRODUCT, REFERENCE, EXPERT, HISTORY, TICKET),
-            outputs=(QUESTION, EXPERTS, HEATMAP, clock("expert")),
+            outputs=(QUESTION, DIALOGUE, EXPERTS, HEATMAP, clock("expert")),
         ),
         Model(
             "lisa",
-            inputs=(IMAGE_FEATURES, QUESTION, HISTORY, MAX_TOKENS, TICKET),
+            inputs=(IMAGE_FEATURES, DIALOGUE, MAX_TOKENS, TICKET),
             outputs=(ANSWER_TEXT, SEG_EMBEDDINGS, SEG_COUNT, SEG_PROBABILITY, TOKENS, clock("lisa")),
         ),
         Model(
             "lisa_engine",
-            inputs=(IMAGE_FEATURES, QUESTION, HISTORY, MAX_TOKENS, TICKET, STREAM),
+            inputs=(IMAGE_FEATURES, DIALOGUE, MAX_TOKENS, TICKET, STREAM, LOOK, optional(FINDING)),
             outputs=(ANSWER_TEXT, SEG_EMBEDDINGS, SEG_COUNT, SEG_PROBABILITY, TOKENS, STATUS, clock("lisa")),
             decoupled=True,
             gpu=True,
@@ -234,12 +198,22 @@ MODELS: dict[str, Model] = {
             ranges=BATCHES[:3],
         ),
         Model(
-            "report",
+            "verdict",
             inputs=(
-                ANSWER_TEXT, SEG_COUNT, SEG_PROBABILITY, TOKENS, DEFECT_MASKS, DEFECT_IOUS, QUESTION, EXPERTS,
-                PART_MASKS, PART_IOUS, ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, *map(optional, CLOCKS), MASK_NS, RELEASE,
+                SEG_COUNT, SEG_PROBABILITY, DEFECT_MASKS, DEFECT_IOUS, PICTURE_EVIDENCE, EXPERTS, HEATMAP,
+                PART_MASKS, PART_IOUS, ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, TICKET,
             ),
-            outputs=(REPORT, TEXT, SCORE, MASK),
+            outputs=(FINDING, SCORE, MASK, clock("verdict")),
+        ),
+        Model(
+            "explain",
+            inputs=(IMAGE_FEATURES, DIALOGUE, MAX_TOKENS, ANSWER_TEXT, TOKENS, FINDING, TICKET),
+            outputs=(ANSWER_TEXT, TOKENS, clock("explain")),
+        ),
+        Model(
+            "report",
+            inputs=(FINDING, ANSWER_TEXT, TOKENS, QUESTION, EXPERTS, *map(optional, CLOCKS), MASK_NS, RELEASE),
+            outputs=(REPORT, TEXT),
         ),
         Model("inspect_stream", inputs=REQUEST, outputs=ANSWER, decoupled=True),
         Model(

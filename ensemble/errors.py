@@ -6,6 +6,7 @@ The code stands in the message because Triton's BLS turns every code into INTERN
 
 from __future__ import annotations
 
+import logging
 import re
 
 INVALID_ARGUMENT = "INVALID_ARGUMENT"
@@ -90,3 +91,11 @@ def from_message(message: str, step: str) -> RequestError:
     if code_of(message) == UNAVAILABLE:
         return RequestError(UNAVAILABLE, f"{step}: not available at the moment")
     return RequestError(INTERNAL, f"{step}: failed")
+
+
+def as_request_error(error: Exception, step: str) -> RequestError:
+    """The error that a client may read; what was not foreseen goes to the log."""
+    if isinstance(error, RequestError):
+        return error
+    logging.getLogger(__name__).error("%s: %s: %s", step, type(error).__name__, error)
+    return broken(step, error)

@@ -1,4 +1,4 @@
-"""The few-shot expert: how far the part is from normal ones, where, and LISA's question."""
+"""The few-shot expert: how far the part is from normal ones, where, and what LISA is asked."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import numpy as np
 from . import bank as banks
 from . import features, hint, validate
 from .bank import Bank
-from .contract import HEATMAP_SIDE
+from .contract import DEFAULT_PROMPT, HEATMAP_SIDE
 from .cutout import seen_window
+from .dialogue import LAYOUTS, Dialogue, compose
 from .errors import not_found
 from .features import Call
 from .picture import decode, window_of
 from .steps import string
-from .store import Store
+from .store import Recipe, Store
 
 NAME = "few_shot"
 _KEPT = 64  # reference banks in memory
@@ -37,8 +38,8 @@ class Expert:
     _references: dict[str, Bank] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, inputs: Mapping[str, np.ndarray], call: Call) -> dict[str, np.ndarray]:
-        """question, experts and HEATMAP of one request; see contract.MODELS["expert"] for the inputs."""
+    def answer(self, inputs: Mapping[str, np.ndarray], call: Call, layout: str = LAYOUTS[0]) -> dict[str, np.ndarray]:
+        """question, dialogue, experts and HEATMAP of one request; see contract.MODELS["expert"] for the inputs."""
         height, width = (int(v) for v in inputs["original_size"])
         seen = seen_window(window_of(inputs["part_box"], height, width), self.dims)
         recipe = self.store.recipe(validate.product_name(inputs["PRODUCT"], "PRODUCT")) if "PRODUCT" in inputs else None
@@ -49,13 +50,20 @@ class Expert:
             grid, score = self._judge(inputs["patch_features"][0], normal)
             words = hint.sentence(score, hint.places(grid, seen, height, width))
             experts.append({"name": NAME, "score": score, "text": words, "references": normal.images})
-        prompt, told = validate.prompt(inputs.get("PROMPT"), "PROMPT"), validate.prompt(inputs.get("EXPERT"), "EXPERT")
-        question = hint.question(prompt, recipe and recipe.description, recipe and recipe.prompt, words, told)
+        dialogue = self._dialogue(inputs, recipe, hint.part(inputs["part_box"], height, width), words, layout)
         return {
-            "question": string(question),
+            "question": string(dialogue.asked),
+            "dialogue": string(dialogue.write()),
             "experts": string(json.dumps(experts)),
             "HEATMAP": hint.heatmap(grid, seen, height, width, HEATMAP_SIDE),
         }
+
+    @staticmethod
+    def _dialogue(inputs: Mapping[str, np.ndarray], recipe: Recipe | None, part: str | None, words: str | None, layout: str) -> Dialogue:
+        prompt, told = validate.prompt(inputs.get("PROMPT"), "PROMPT"), validate.prompt(inputs.get("EXPERT"), "EXPERT")
+        question = prompt or (recipe and recipe.prompt) or DEFAULT_PROMPT
+        history = [(turn["role"], turn["content"]) for turn in validate.history(inputs.get("HISTORY"))]
+        return compose(question, hint.experts(recipe and recipe.description, part, words, told), history, layout)
 
     def _judge(self, patches: np.ndarray, normal: Bank) -> tuple[np.ndarray, float]:
         """The calibrated map float [gh, gw] and score, both 0..1."""

@@ -1,4 +1,4 @@
-"""From the expert's map to words: the hint sentence and LISA's question."""
+"""From the expert's map to words: the hint sentence, and what stands before LISA's question."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from .contract import DEFAULT_PROMPT
 from .regions import components, location
 
 MOST_PLACES = 3
@@ -53,15 +52,22 @@ def heatmap(grid: np.ndarray | None, seen: tuple[float, float, float, float], he
     return picture
 
 
-def question(prompt: str | None, description: str | None, own_prompt: str | None, hint: str | None, expert: str | None) -> str:
-    """Exactly what LISA is asked: description, hint, the caller's expert, question; the question alone where there is nothing else.
+def experts(description: str | None, part: str | None, hint: str | None, told: str | None) -> list[str]:
+    """What stands before LISA's first question, as sentences: the product, where SAM found the part, the hint, the caller's expert.
 
-    Args:
-        prompt: the caller's question; own_prompt: the product's, used without one.
+    The part is only named beside others: a caller's question alone stays as it is.
     """
-    asked = prompt or own_prompt or DEFAULT_PROMPT
-    words = [_closed(description), hint, _closed(expert)]
-    return " ".join([*(word for word in words if word), asked])
+    words = [_closed(description), hint, _closed(told)]
+    said = [word for word in words if word]
+    return said[:1] + [part] + said[1:] if said and part and said[0] == words[0] else [part, *said] if said and part else said
+
+
+def part(box: np.ndarray, height: int, width: int) -> str | None:
+    """SAM's part in a sentence. box: float [1, 4] or [0, 4] where none was given."""
+    if not len(box):
+        return None
+    x0, y0, x1, y1 = (float(v) for v in box[0])
+    return f"The part is at the {location((x0 + x1) / 2, (y0 + y1) / 2, width, height)} of the image."
 
 
 def _closed(text: str | None) -> str | None:

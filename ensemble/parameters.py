@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass, fields
 
+from .dialogue import LAYOUTS
 from .errors import invalid
 
 
@@ -45,6 +46,14 @@ class Sampling:
     def parameters(self) -> dict[str, str]:
         """What to hand on to another model: nothing where nothing was asked."""
         return {} if self == Sampling() else {each.name: repr(getattr(self, each.name)) for each in fields(Sampling)}
+
+
+def read_layout(parameters: str) -> str:
+    """`prompt_layout`, one of AnomalyLISA's; RequestError INVALID_ARGUMENT for another."""
+    layout = json.loads(parameters or "{}").get("prompt_layout", LAYOUTS[0])
+    if layout not in LAYOUTS:
+        raise invalid("prompt_layout", f"{str(layout)[:40]!r}, expected one of {', '.join(LAYOUTS)}")
+    return str(layout)
 
 
 def _number(value: object, name: str) -> float | int:

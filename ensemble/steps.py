@@ -18,8 +18,9 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from . import ledger
+from .dialogue import LAYOUTS
 from .errors import CANCELLED, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, from_message, invalid
-from .parameters import Sampling
+from .parameters import Sampling, read_layout
 
 Arrays = Mapping[str, np.ndarray]
 Parameters = Mapping[str, bool | int | str]  # all that a request by BLS can carry
@@ -43,17 +44,25 @@ class Job:
     request_id: str
     timeout_us: int
     sampling: Sampling
+    layout: str
 
     @staticmethod
     def of(request: Any) -> Job:
         """RequestError where its parameters are not what they may be."""
         wanted = frozenset(request.requested_output_names())
-        return Job(time.monotonic_ns(), wanted, request.request_id(), request.timeout(), Sampling.read(request.parameters()))
+        parameters = request.parameters()
+        sampling, layout = Sampling.read(parameters), read_layout(parameters)
+        return Job(time.monotonic_ns(), wanted, request.request_id(), request.timeout(), sampling, layout)
 
     @property
     def handed(self) -> Handed:
         """All of it, for a model that works for this request."""
-        return {"request_id": self.request_id, "timeout_us": self.timeout_us, "parameters": self.sampling.parameters}
+        return {"request_id": self.request_id, "timeout_us": self.timeout_us, "parameters": self.parameters}
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What the caller asked beside the inputs; nothing where nothing was asked."""
+        return self.sampling.parameters | ({} if self.layout == LAYOUTS[0] else {"prompt_layout": self.layout})
 
 
 def backend() -> ModuleType:

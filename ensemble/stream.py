@@ -1,4 +1,4 @@
-"""One streamed inspection: prepare, the language model, and a report at the first `[SEG]` and at the end.
+"""One streamed inspection: prepare, LISA's look, the verdict with its masks, the sentence piece by piece, the report.
 
 Triton can neither load nor order a streaming ensemble of this shape, so this drives the same steps by BLS.
 """
@@ -15,15 +15,35 @@ from typing import Any
 import numpy as np
 
 from . import ledger, steps
-from .contract import ENGINES_WITH_CLOCK
+from .contract import ENGINES_WITH_CLOCK, MODELS
 from .errors import RequestError, cancelled, from_message
 from .steps import Job, as_bytes, string
+from .verdict import unexplained
 from .wiring import ENSEMBLES, PREPARED
 
 POLL_S = 0.02
-_ENGINE_INPUTS = ("image_features", "question", "ticket")
+_ENGINE_INPUTS = ("image_features", "dialogue", "ticket")
 _ENGINE_OUTPUTS = ("answer", "seg_embeddings", "seg_count", "seg_probability", "tokens", "status", "lisa_clock")
-_FINISH_INPUTS = tuple(tensor.name for tensor in ENSEMBLES["finish"].inputs)
+_JUDGE_INPUTS = tuple(tensor.name for tensor in ENSEMBLES["judge"].inputs)
+_REPORT_INPUTS = tuple(tensor.name for tensor in MODELS["report"].inputs)
+_LOOK = {"look": np.array([1], np.int32)}
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What to ask `prepare` and `judge` for."""
+
+    prepared: list[str]
+    judged: list[str]
+
+    @staticmethod
+    def of(with_engine_clocks: bool) -> Names:
+        """Engines have clocks only where they run as Python."""
+        dropped = set() if with_engine_clocks else {f"{engine}_clock" for engine in ENGINES_WITH_CLOCK}
+        found = ([t.name for t in tensors if t.name not in dropped] for tensors in (PREPARED, ENSEMBLES["judge"].outputs))
+        return Names(*found)
 
 
 @dataclass(eq=False)
@@ -91,57 +111,96 @@ class Watcher:
                 outlet.look()
 
 
-def inspect(inputs: Mapping[str, np.ndarray], outlet: Outlet, job: Job, names: list[str]) -> None:
+def inspect(inputs: Mapping[str, np.ndarray], outlet: Outlet, job: Job, names: Names) -> None:
     """Answer one request through its outlet; the last response has the final flag. Errors are raised, nothing is sent then.
 
     Args:
-        names: `prepared_names` of this configuration.
+        names: of this configuration.
     """
-    prepared = steps.call("prepare", inputs, names, **job.handed)
+    prepared = steps.call("prepare", inputs, names.prepared, **job.handed)
     outlet.ticket = ledger.as_ticket(prepared["ticket"])
     if outlet.gone:
         raise cancelled()
-    heatmap = {"HEATMAP": prepared["HEATMAP"]}
-    text, first_ns, answer = b"", 0, None
-    pieces = _pieces(
-        {name: prepared[name] for name in _ENGINE_INPUTS} | {k: inputs[k] for k in ("HISTORY", "MAX_TOKENS") if k in inputs}, job
-    )
-    try:
-        for answer in pieces:
-            piece = as_bytes(answer["answer"]) or b""
-            text += piece
-            if first_ns:
-                if piece and "TEXT" in outlet.wanted:
-                    outlet.send({"TEXT": string(piece)})
-            elif answer["seg_count"][0] and not 0 <= answer["seg_probability"][0] < 0.5:
-                first = _finish(prepared, answer, text, job)
-                if first["SCORE"][0] >= 0.5:
-                    first_ns = time.monotonic_ns()
-                    outlet.send(first | heatmap)
-    except Exception:
-        ledger.cancel(outlet.ticket)  # stops the language model
-        with suppress(RequestError):
-            for _ in pieces:  # a stream of the engine must be read to its end
-                pass
-        raise
-    if answer is None:
-        raise from_message("", "lisa_engine")
-    last = _finish(prepared, answer, text, job, first_ns, release=True) | heatmap
-    if not first_ns:
-        outlet.send(last)
-    outlet.send(last, last=True)
+    course = Course(prepared, outlet, job, names, {"MAX_TOKENS": inputs["MAX_TOKENS"]} if "MAX_TOKENS" in inputs else {})
+    answer, text = course.hear(_LOOK)
+    if not course.judged:
+        course.judge(answer, text)
+    if unexplained(course.known["finding"], string(text)):
+        looked = answer
+        answer, text = course.hear({"finding": course.known["finding"]})
+        answer = {**answer, "lisa_clock": looked["lisa_clock"], "explain_clock": answer["lisa_clock"]}
+    course.end(answer, text)
 
 
-def prepared_names(with_engine_clocks: bool) -> list[str]:
-    """What to ask `prepare` for: engines have clocks only where they run as Python."""
-    dropped = set() if with_engine_clocks else {f"{engine}_clock" for engine in ENGINES_WITH_CLOCK}
-    return [tensor.name for tensor in PREPARED if tensor.name not in dropped]
+@dataclass(eq=False)
+class Course:
+    """One streamed inspection under way. `known`: every tensor so far."""
+
+    prepared: Arrays
+    outlet: Outlet
+    job: Job
+    names: Names
+    limit: Arrays  # MAX_TOKENS, where given
+    known: dict[str, np.ndarray] = field(default_factory=dict)
+    judged: int = 0  # how many [SEG] the last judgement knew of, plus one
+    first_ns: int = 0  # when the first response left
+
+    def hear(self, asked: Arrays) -> tuple[Arrays, bytes]:
+        """The language model's last response and its whole text; pieces are passed on as they come, a verdict with its `[SEG]`."""
+        text, answer = b"", None
+        pieces = _pieces({name: self.prepared[name] for name in _ENGINE_INPUTS} | dict(self.limit) | dict(asked), self.job)
+        try:
+            for answer in pieces:
+                piece = as_bytes(answer["answer"]) or b""
+                text += piece
+                if self.first_ns:
+                    if piece and "TEXT" in self.outlet.wanted:
+                        self.outlet.send({"TEXT": string(piece)})
+                elif answer["seg_count"][0] >= max(self.judged, 1) and "finding" not in asked:
+                    self.judge(answer, text)
+        except Exception:
+            ledger.cancel(self.outlet.ticket)  # stops the language model
+            with suppress(RequestError):
+                for _ in pieces:  # a stream of the engine must be read to its end
+                    pass
+            raise
+        if answer is None:
+            raise from_message("", "lisa_engine")
+        return answer, text
+
+    def judge(self, answer: Arrays, text: bytes) -> None:
+        """Verdict and masks of the `[SEG]` so far; the first that finds an anomaly leaves at once."""
+        known = {**self.prepared, **answer}
+        self.judged = int(answer["seg_count"][0]) + 1
+        inputs = {name: known[name] for name in _JUDGE_INPUTS}
+        self.known |= steps.call("judge", inputs, self.names.judged, request_id=self.job.request_id)
+        if not self.first_ns and self.known["SCORE"][0] >= 0.5:
+            first = self._report(answer, text)
+            self.first_ns = time.monotonic_ns()
+            self.outlet.send(first)
+
+    def end(self, answer: Arrays, text: bytes) -> None:
+        """The complete answer; a later `[SEG]` may have added defects."""
+        if "seg_count" in answer and int(answer["seg_count"][0]) + 1 > self.judged:
+            self.judge(answer, text)
+        last = self._report(answer, text, {"release": self.prepared["ticket"]})
+        if not self.first_ns:
+            self.outlet.send(last)
+        self.outlet.send(last, last=True)
+
+    def _report(self, answer: Arrays, text: bytes, more: Arrays | None = None) -> dict[str, np.ndarray]:
+        known = {**self.prepared, **answer, **self.known, "answer": string(text), **(more or {})}
+        if self.first_ns:
+            known["mask_ns"] = np.array([self.first_ns], np.int64)
+        inputs = {name: known[name] for name in _REPORT_INPUTS if name in known}
+        said = steps.call("report", inputs, ["REPORT", "TEXT"], request_id=self.job.request_id)
+        return said | {"SCORE": self.known["SCORE"], "MASK": self.known["MASK"], "HEATMAP": self.prepared["HEATMAP"]}
 
 
-def _pieces(inputs: Mapping[str, np.ndarray], job: Job) -> Iterator[dict[str, np.ndarray]]:
+def _pieces(inputs: Arrays, job: Job) -> Iterator[dict[str, np.ndarray]]:
     """The language model's responses. Its failures come as data (`status`) and are raised after its stream has ended."""
     inputs = {**inputs, "stream": np.array([1], np.int32)}
-    request = steps.inference_request("lisa_engine", inputs, _ENGINE_OUTPUTS, request_id=job.request_id, parameters=job.sampling.parameters)
+    request = steps.inference_request("lisa_engine", inputs, _ENGINE_OUTPUTS, request_id=job.request_id, parameters=job.parameters)
     failed = ""
     for response in steps.responses(request):
         found = steps.outputs_of(response, "lisa_engine")
@@ -152,16 +211,3 @@ def _pieces(inputs: Mapping[str, np.ndarray], job: Job) -> Iterator[dict[str, np
             yield found
     if failed:
         raise from_message(failed, "lisa_engine")
-
-
-def _finish(
-    prepared: Mapping[str, np.ndarray], answer: Mapping[str, np.ndarray], text: bytes, job: Job, first_ns: int = 0, release: bool = False
-) -> dict[str, np.ndarray]:
-    """REPORT, TEXT, SCORE and MASK of the answer so far."""
-    known = {**prepared, **answer, "answer": string(text)}
-    if first_ns:
-        known["mask_ns"] = np.array([first_ns], np.int64)
-    if release:
-        known["release"] = prepared["ticket"]
-    inputs = {name: known[name] for name in _FINISH_INPUTS if name in known}
-    return steps.call("finish", inputs, ["REPORT", "TEXT", "SCORE", "MASK"], request_id=job.request_id)

@@ -60,7 +60,13 @@ def _is_turn(turn: object) -> bool:
         and set(turn) == {"role", "content"}
         and turn["role"] in ("user", "assistant")
         and isinstance(turn["content"], str)
+        and _is_unicode(turn["content"])
     )
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can write half a surrogate pair, which is no character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def max_tokens(value: np.ndarray | None) -> None:

@@ -6,39 +6,35 @@ from dataclasses import dataclass
 
 from .contract import (
     ANSWER,
-    ANSWER_TEXT,
     BOX,
     CLOCKS,
     CUTOUT,
+    DIALOGUE,
     ENGINES_WITH_CLOCK,
     EXPERTS,
+    FINDING,
     HEATMAP,
     IMAGE,
     IMAGE_EMBEDDING,
     IMAGE_FEATURES,
     IOU,
     MASK,
-    MASK_NS,
     MODELS,
     ORIGINAL_SIZE,
     PART_BOX,
     PART_IOUS,
     PART_MASKS,
+    PICTURE_EVIDENCE,
     POINTS,
     QUESTION,
-    RELEASE,
-    REPORT,
     REQUEST,
     RESIZED_SIZE,
     SCORE,
     SEG_COUNT,
     SEG_EMBEDDINGS,
     SEG_PROBABILITY,
-    TEXT,
     TICKET,
-    TOKENS,
     Tensor,
-    optional,
 )
 
 
@@ -75,10 +71,10 @@ def step(
 
 
 PREPARED = (
-    TICKET, IMAGE_EMBEDDING, IMAGE_FEATURES, PART_MASKS, PART_IOUS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX,
-    QUESTION, EXPERTS, HEATMAP, *(c for c in CLOCKS if not c.name.startswith("lisa")),
+    TICKET, IMAGE_EMBEDDING, IMAGE_FEATURES, PICTURE_EVIDENCE, PART_MASKS, PART_IOUS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX,
+    QUESTION, DIALOGUE, EXPERTS, HEATMAP, *CLOCKS[:6],
 )  # fmt: skip
-"""What `prepare` hands on to LISA and to `finish`."""
+"""What `prepare` hands on to LISA, to `judge` and to the report."""
 
 PART = {"low_res_masks": "part_masks", "iou_predictions": "part_ious"}
 DEFECTS = {"low_res_masks": "defect_masks", "iou_predictions": "defect_ious"}
@@ -98,14 +94,13 @@ ENSEMBLES: dict[str, Ensemble] = {
     for ensemble in (
         Ensemble("prepare", REQUEST, PREPARED, _PICTURE_STEPS),
         Ensemble(
-            "finish",
+            "judge",
             (
-                IMAGE_EMBEDDING, SEG_EMBEDDINGS, ANSWER_TEXT, SEG_COUNT, SEG_PROBABILITY, TOKENS, QUESTION, EXPERTS, PART_MASKS, PART_IOUS,
-                ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, *map(optional,
-                (c for c in CLOCKS if c.name != "lisa_decoder_clock")), MASK_NS, RELEASE,
+                IMAGE_EMBEDDING, SEG_EMBEDDINGS, SEG_COUNT, SEG_PROBABILITY, PICTURE_EVIDENCE, EXPERTS, HEATMAP, PART_MASKS, PART_IOUS,
+                ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, TICKET,
             ),
-            (REPORT, TEXT, SCORE, MASK),
-            (step("lisa_decoder", outputs=DEFECTS), step("report")),
+            (FINDING, SCORE, MASK, *(clock for clock in CLOCKS if clock.name in ("lisa_decoder_clock", "verdict_clock"))),
+            (step("lisa_decoder", outputs=DEFECTS), step("verdict")),
         ),
         Ensemble("inspect", REQUEST, ANSWER, ()),  # filled below: it is made of the two above
         Ensemble(
@@ -129,6 +124,16 @@ def _nested(name: str, inputs: dict[str, str] | None = None) -> Step:
     return Step(name, {t.name: (inputs or {}).get(t.name, t.name) for t in spec.inputs}, {t.name: t.name for t in spec.outputs})
 
 
+LOOKED = {"answer": "looked_answer", "tokens": "looked_tokens"}
 ENSEMBLES["inspect"] = Ensemble(
-    "inspect", REQUEST, ANSWER, (_nested("prepare"), step("lisa"), _nested("finish", inputs={"release": "ticket"}))
+    "inspect",
+    REQUEST,
+    ANSWER,
+    (
+        _nested("prepare"),
+        step("lisa", outputs=LOOKED),
+        _nested("judge"),
+        step("explain", inputs=LOOKED),
+        step("report", inputs={"release": "ticket"}),
+    ),
 )

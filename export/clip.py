@@ -114,9 +114,10 @@ class Embeddings(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """vision_pixels uint8 [B, 3, V, V] -> image_features [B, T, C], patch_features [B, T, D], float32.
+    """vision_pixels uint8 [B, 3, V, V] -> image_features [B, T, C], patch_features [B, T, D], picture_evidence [B, 2], float32.
 
     image_features: the last layer that is run, without the class. patch_features: each stage of unit length, side by side.
+    picture_evidence: 0, for CLIP was taught no verdict of its own and no sort of picture is foreign to it.
     """
 
     def __init__(self, size: ClipSize) -> None:
@@ -128,7 +129,7 @@ class VisionEncoder(nn.Module):
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", mean / std, persistent=False)
 
-    def forward(self, vision_pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, vision_pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.embeddings(self.normalise(vision_pixels))
         stages = []
         for number, layer in enumerate(self.layers, 1):
@@ -136,7 +137,7 @@ class VisionEncoder(nn.Module):
             if number in self.size.stages:
                 patches = x[:, 1:]
                 stages.append(patches / patches.square().sum(-1, keepdim=True).sqrt().clamp_min(1e-12))
-        return x[:, 1:], torch.cat(stages, dim=-1)
+        return x[:, 1:], torch.cat(stages, dim=-1), 0 * x[:, 0, :2]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 -> float32 of the same shape: mean 0, deviation 1."""

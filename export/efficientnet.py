@@ -23,6 +23,7 @@ BLOCKS = (
     (3, 1, 6, 192, 320),
 )  # fmt: skip
 TAPS = {"s4": 2, "s8": 4, "s16": 10, "s32": 14, "top": 15}
+LATER = TAPS["s8"] + 1  # the block after s8: from there on a fine-tuned backbone has weights of its own
 CHANNELS = {"s4": 24, "s8": 40, "s16": 112, "s32": 192, "top": 320}
 
 
@@ -68,11 +69,20 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Returns s4 [B, 24, S/4, S/4], s8 [B, 40, S/8, ..], s16 [B, 112, S/16, ..], s32 [B, 192, S/32, ..], top [B, 320, S/32, ..]."""
-        x = F.relu6(self._bn0(self._conv_stem(pixels.sub(127.0).div(128.0))))
-        features: dict[str, Tensor] = {}
-        names = {block: name for name, block in TAPS.items()}
-        for i, block in enumerate(self._blocks):
-            x = block(x)
+        return self.later(self.early(pixels))
+
+    def early(self, pixels: Tensor) -> dict[str, Tensor]:
+        """The strides s4 and s8."""
+        return self._taps(F.relu6(self._bn0(self._conv_stem(pixels.sub(127.0).div(128.0)))), 0, LATER, {})
+
+    def later(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every stride, from those of `early`."""
+        return self._taps(features["s8"], LATER, len(BLOCKS), features)
+
+    def _taps(self, x: Tensor, first: int, end: int, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        names, features = {block: name for name, block in TAPS.items()}, dict(features)
+        for i in range(first, end):
+            x = self._blocks[i](x)
             if i in names:
                 features[names[i]] = x
         return features

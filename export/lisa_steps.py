@@ -90,7 +90,7 @@ def write_graph(graph: Graph, path: Path) -> float:
     with torch.inference_mode():
         expected = graph.module(*graph.inputs.values())
     pairs = zip(found, expected if isinstance(expected, tuple) else (expected,), strict=True)
-    worst = max(float(np.abs(a - b.numpy()).max() / np.ptp(b.numpy())) for a, b in pairs)
+    worst = max(float(np.abs(a - b.numpy()).max() / (np.ptp(b.numpy()) or 1)) for a, b in pairs)
     if not worst <= BAR:
         raise Differs(f"{graph.model}: differs from the original by {worst:.1e} of its range, expected at most {BAR:.0e}")
     return worst

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -192,11 +193,14 @@ def untrained(config: LisaConfig, seed: int = 0) -> dict[str, Tensor]:
     return tensors | {"added_embeddings": rows * 0.02, "added_head": rows * 0.02}
 
 
-def build_lisa(out_dir: Path, delta: Path | None, profile: str = "tiny", **changes: object) -> Manifest:
+def build_lisa(
+    out_dir: Path, delta: Path | None, profile: str = "tiny", fusion: Mapping[str, object] | None = None, **changes: object
+) -> Manifest:
     """Write the artefact `<out_dir>/1/<profile>/` of a LISA on SmolLM2; `out_dir` is `model_repository/lisa_engine`.
 
     Args:
         delta: the trained part; None: a random one (`untrained`), for tests.
+        fusion: how the verdict weighs its witnesses (`ensemble/fusion.py`); None: LISA's own probability is the score.
         changes: fields of LisaConfig that the delta's metadata does not give.
     Raises:
         FileNotFoundError: SmolLM2's package is not installed. ValueError: the delta does not fit the base.
@@ -226,7 +230,8 @@ def build_lisa(out_dir: Path, delta: Path | None, profile: str = "tiny", **chang
         precision="int4 g32 (GGUF Q4_1), int8 head by row",
         tools={name: importlib.metadata.version(name) for name in ("torch", "gguf", "tokenizers", "safetensors")},
         parity=repack_parity(reader, tensors),
-        dims={"slots": config.slots, "width": config.seg_width, "image_width": config.image_width, "context": config.context},
+        dims={"slots": config.slots, "width": config.seg_width, "image_width": config.image_width, "context": config.context}
+        | ({"fusion": fusion} if fusion else {}),
         extra={"verdict": asdict(config.verdict)} if config.verdict else None,
     )
 

@@ -5,6 +5,8 @@ No training, no download: EfficientNet-Lite0 and SmolLM2 come out of installed p
 
 from __future__ import annotations
 
+import copy
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from sightline_ensemble.artefacts import file_hash, write_manifest
 from sightline_ensemble.contract import SEG_SLOTS
 from torch import Tensor, nn
 
-from .efficientnet import CHANNELS, checkpoint_path, load_backbone
+from .efficientnet import CHANNELS, LATER, EfficientNetLite0, checkpoint_path, load_backbone
 from .graphs import LisaDecoder
 from .onnx_file import write_onnx
 from .sam_decoder import MaskDecoder, PromptEncoder
@@ -30,6 +32,7 @@ from .smollm2 import build_lisa
 from .tiny_graphs import SamEncoder, VisionEncoder
 from .tiny_parts import PartDecoder
 from .tiny_vision import CELLS, EXPERT_STRIDES, GLOBAL_TOKENS, TOKEN_WIDTH, SamNeck, TokenNeck
+from .tiny_witness import Foreign, PictureReader, PictureWitness
 
 WEIGHTS = Path(__file__).parents[1] / "training" / "weights"
 SAM_SIDE, VISION_SIDE, GRID = 512, 256, 32
@@ -85,6 +88,16 @@ def load_tokens(path: Path) -> TokenNeck:
     return neck
 
 
+def load_witness(path: Path, backbone: EfficientNetLite0) -> PictureWitness:
+    """The fine-tuned blocks, their reader and what is known, beside the frozen backbone whose first blocks they share."""
+    state, tuned = load_file(path), copy.deepcopy(backbone)
+    tuned._blocks[LATER:].load_state_dict(part(state, "later."))
+    reader, foreign = PictureReader(), Foreign()
+    reader.load_state_dict(part(state, "reader."))
+    foreign.load_state_dict(part(state, "foreign."))
+    return PictureWitness(tuned, reader, foreign)
+
+
 def graphs(weights: Path) -> list[Graph]:
     """The four ONNX steps of the tiny profile."""
     backbone, checkpoint = load_backbone(), checkpoint_path()
@@ -111,10 +124,12 @@ def graphs(weights: Path) -> list[Graph]:
             masks, {"point_coords": points, "point_labels": points, **dict.fromkeys(masks, each)}, {"mask_size": 4 * GRID}, parts,
         ),
         Graph(
-            "vision_encoder", VisionEncoder(backbone, load_tokens(weights / "vision.safetensors")),
-            {"vision_pixels": pixels[..., :VISION_SIDE, :VISION_SIDE].clone()}, ("image_features", "patch_features"), {},
+            "vision_encoder",
+            VisionEncoder(backbone, load_tokens(weights / "vision.safetensors"), load_witness(weights / "backbone.safetensors", backbone)),
+            {"vision_pixels": pixels[..., :VISION_SIDE, :VISION_SIDE].clone()},
+            ("image_features", "patch_features", "picture_evidence"), {},
             {**vision, "tokens": CELLS * CELLS + GLOBAL_TOKENS, "width": TOKEN_WIDTH},
-            {"efficientnet-lite0": checkpoint, "vision.safetensors": weights / "vision.safetensors"},
+            {"efficientnet-lite0": checkpoint, **{name: weights / name for name in ("vision.safetensors", "backbone.safetensors")}},
         ),
         Graph(
             "lisa_decoder", LisaDecoder(*load_decoder(weights / "sam.safetensors"), GRID, SAM_SIDE),
@@ -132,7 +147,7 @@ def parity(graph: Graph, path: Path) -> float:
         expected = graph.module.eval()(*graph.inputs.values())
     expected = expected if isinstance(expected, tuple) else (expected,)
     pairs = [(a, b.numpy()) for a, b in zip(found, expected, strict=True)]
-    return max(float(np.abs(a - b).max() / np.ptp(b)) for a, b in pairs)
+    return max(float(np.abs(a - b).max() / (np.ptp(b) or 1)) for a, b in pairs)
 
 
 def export_graph(graph: Graph, repository: Path, profile: str) -> float:
@@ -164,7 +179,9 @@ def export_tiny(repository: Path, profile: str = "tiny", weights: Path = WEIGHTS
     table = Table("step", "compared", "largest difference (share of range)", title=f"profile {profile}")
     for model, job in track(jobs, description="ONNX", console=console, transient=True):
         table.add_row(model, "ONNX Runtime and torch, fp32", f"{job():.1e}")
-    language = build_lisa(repository / "lisa_engine", weights / "language.safetensors", profile, slots=SEG_SLOTS)
+    fused = weights / "fusion.json"  # written last, from artefacts without it
+    fusion = json.loads(fused.read_text()) if fused.exists() else None
+    language = build_lisa(repository / "lisa_engine", weights / "language.safetensors", profile, fusion, slots=SEG_SLOTS)
     for what, value in language.parity.items():
         table.add_row("lisa_engine", what.replace("_", " "), f"{value:.1e}")
     console.print(table)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .efficientnet import EfficientNetLite0
 from .tiny_vision import SamNeck, TokenNeck, patch_features
+from .tiny_witness import PictureWitness
 
 
 class SamEncoder(nn.Module):
@@ -24,12 +25,12 @@ class SamEncoder(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """vision_pixels uint8 [B, 3, V, V] -> image_features [B, T, C], patch_features [B, P, D]."""
+    """vision_pixels uint8 [B, 3, V, V] -> image_features [B, T, C], patch_features [B, P, D], picture_evidence [B, 2]."""
 
-    def __init__(self, backbone: EfficientNetLite0, neck: TokenNeck) -> None:
+    def __init__(self, backbone: EfficientNetLite0, neck: TokenNeck, witness: PictureWitness) -> None:
         super().__init__()
-        self.backbone, self.neck = backbone, neck
+        self.backbone, self.neck, self.witness = backbone, neck, witness
 
-    def forward(self, vision_pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, vision_pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = self.backbone(vision_pixels.float())
-        return self.neck(features)[0], patch_features(features)
+        return self.neck(features)[0], patch_features(features), self.witness(features)

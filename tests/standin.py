@@ -73,9 +73,14 @@ def _vision_encoder(path: Path) -> None:
         helper.make_node("Transpose", ["flat"], ["image_features"], perm=[0, 2, 1]),
         helper.make_node("LpNormalization", ["image_features"], ["unit"], axis=2, p=2),
         helper.make_node("Concat", ["unit", "unit"], ["patch_features"], axis=2),
+        helper.make_node("ReduceMean", ["p"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("Slice", ["mean", "zero", "two", "axis1"], ["picture_evidence"]),
     ]
-    outputs = [("image_features", F, ["b", 64, 3]), ("patch_features", F, ["b", 64, 6])]
-    constants = {"one": np.array(1, np.float32), "shape": np.array([0, 3, 64])}
+    outputs = [("image_features", F, ["b", 64, 3]), ("patch_features", F, ["b", 64, 6]), ("picture_evidence", F, ["b", 2])]
+    constants = {
+        "one": np.array(1, np.float32), "shape": np.array([0, 3, 64]),
+        "zero": np.array([0]), "two": np.array([2]), "axis1": np.array([1]),
+    }  # fmt: skip
     _graph(path, nodes, [("vision_pixels", U8, ["b", 3, VISION, VISION])], outputs, constants)
 
 
@@ -90,7 +95,7 @@ def pieces(inputs):
     yes = inputs["image_features"].mean() > 128
     words = "Yes, there is a bright place.".split(" ") if yes else "No, there is no anomaly in the image.".split(" ")
     for index, word in enumerate(words):
-        if b"slow" in inputs["question"][0]:
+        if b"slow" in inputs["dialogue"][0]:
             time.sleep(0.05)
         yield (word if not index else " " + word), int(yes), 0.9 if yes else 0.1, index + 1
 
@@ -113,7 +118,7 @@ class TritonPythonModel:
 
     def answer(self, request):
         start = time.monotonic_ns()
-        inputs = steps.arrays(request, ["image_features", "question", "ticket"])
+        inputs = steps.arrays(request, ["image_features", "dialogue", "ticket"])
         said = []
         for piece in pieces(inputs):
             ledger.check(ledger.as_ticket(inputs["ticket"]))
@@ -132,7 +137,7 @@ import triton_python_backend_utils as pb_utils
 class TritonPythonModel:
     def execute(self, requests):
         for request in requests:
-            inputs = steps.arrays(request, ["image_features", "question", "ticket"])
+            inputs = steps.arrays(request, ["image_features", "dialogue", "ticket"])
             threading.Thread(target=self.run, args=(request.get_response_sender(), inputs)).start()
 
     def run(self, sender, inputs):

@@ -119,7 +119,10 @@ def address(url: str | None, profile: str) -> Iterator[str]:
     if url:
         yield url
         return
-    with tempfile.TemporaryDirectory() as products, running("--profile", profile, "--products", products, "--shared-memory") as server:
+    with (
+        tempfile.TemporaryDirectory() as products,
+        running("--profile", profile, "--products", products, "--shared-memory", "--cache-bytes", "0") as server,
+    ):
         yield server.grpc
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -13,36 +12,35 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from ..errors import UNAVAILABLE, RequestError, broken, cancelled, invalid, queue_full, timed_out
+from ..errors import UNAVAILABLE, RequestError, as_request_error, cancelled, queue_full, timed_out
 from .cache import BLOCK, Pages
+from .guide import Guide, Looks
 from .limits import Limits, Threads
 from .memory import describe, fitted
 from .metrics import Meter
 from .model import Llama
 from .prompt import Prompter, speak
+from .reception import Reception
 from .runner import load_model
 from .sampling import Sampler
 from .scheduler import Decode, Prefill, Scheduler
-from .sequence import Event, Request, Sequence
+from .sequence import Event, OnEvent, Request, Sequence
 
 log = logging.getLogger(__name__)
-OnEvent = Callable[[Event], None]
 State = Callable[[tuple[int, int]], str]  # of a ticket: "live", "cancelled" or "expired"
 STEP = "lisa_engine"
-
-
-def always_live(_: tuple[int, int]) -> str:
-    return "live"
 
 
 class Engine:
     """Answers requests with LISA. `state` is asked before every step."""
 
     def __init__(
-        self, model: Llama, tokenizer: Tokenizer, state: State = always_live, limits: Limits | None = None, meter: Meter | None = None
+        self, model: Llama, tokenizer: Tokenizer, state: State = Reception.live, limits: Limits | None = None, meter: Meter | None = None
     ) -> None:
         self.limits, self.state, self.config, self.meter = limits or Limits(), state, model.config, meter or Meter()
         self.prompter, self.sampler, self.runner = Prompter(self.config, tokenizer), Sampler(model), fitted(model, self.limits)
+        self.guide, self.looks = Guide(self.prompter), Looks()
+        self.reception = Reception(self.config, self.prompter, self.guide, self.limits)
         self.scheduler = Scheduler(Pages(self.runner.pages), self.limits.running, self.limits.chunk)
         self.threads_of_a_step = Threads(self.limits.threads)
         self.live: set[Sequence] = set()
@@ -54,7 +52,9 @@ class Engine:
             thread.start()
 
     @staticmethod
-    def load(folder: Path, state: State = always_live, limits: Limits | None = None, meter: Meter | None = None, on: str = "cpu") -> Engine:
+    def load(
+        folder: Path, state: State = Reception.live, limits: Limits | None = None, meter: Meter | None = None, on: str = "cpu"
+    ) -> Engine:
         """The engine of an artefact folder: `config.json`, `model.safetensors`, `tokenizer.json`."""
         model = load_model(folder, torch.device(on))
         limits = limits or Limits.of(model.cos.device)
@@ -67,7 +67,9 @@ class Engine:
     def submit(self, request: Request, on_event: OnEvent) -> None:
         """Take a request; `on_event` is called from the engine's threads, and a last time with a final event, always."""
         try:
-            sequence = self._sequence(request, on_event)
+            sequence = self.reception.sequence(request, on_event)
+            if self._known(sequence):
+                return
             with self.wake:
                 if self.stopped.is_set():
                     raise RequestError(UNAVAILABLE, f"{STEP}: the server is stopping")
@@ -81,7 +83,7 @@ class Engine:
 
     def refuse(self, error: Exception, on_event: OnEvent) -> None:
         """Answer what cannot become a request."""
-        on_event(self._failure(None, as_request_error(error)))
+        on_event(self._failure(None, as_request_error(error, STEP)))
 
     def close(self) -> None:
         """End the threads; requests still in flight fail as UNAVAILABLE."""
@@ -93,15 +95,18 @@ class Engine:
         for sequence in list(self.live):
             self._fail(sequence, RequestError(UNAVAILABLE, f"{STEP}: the server is stopping"))
 
-    def _sequence(self, request: Request, on_event: OnEvent) -> Sequence:
-        features = np.ascontiguousarray(request.features, dtype=np.float32)
-        if features.ndim != 2 or features.shape[1] != self.config.image_width or not np.isfinite(features).all():
-            raise invalid("image_features", f"expected finite [T, {self.config.image_width}], got {list(features.shape)}")
-        ids = self.prompter.build(request.question, request.history, len(features))
-        limit = max(1, min(request.max_tokens, self.config.context - len(ids)))
-        digest = hashlib.blake2b(features.tobytes(), digest_size=16).digest()
-        deadline = request.ticket[1] or time.monotonic_ns() + int(self.limits.patience * 1e9)
-        return Sequence(request, on_event, ids, len(ids), limit, digest, deadline)
+    def _known(self, sequence: Sequence) -> bool:
+        """Answer at once what needs no step: a look of before, or an opening that is all that was asked for."""
+        if self.looking(sequence) and self.looks.recall(sequence):
+            self._tell(sequence, self._event(sequence, "", final=True))
+            return True
+        if sequence.answer and sequence.counted >= sequence.limit:
+            self._tell(sequence, self._event(sequence, speak(self.prompter.decode(sequence.answer), ""), final=True))
+            return True
+        return False
+
+    def looking(self, sequence: Sequence) -> bool:
+        return sequence.request.look and self.config.verdict is not None
 
     # --- the thread ---------------------------------------------------------------------------------------------------
     def _loop(self) -> None:
@@ -164,18 +169,23 @@ class Engine:
 
     def _take(self, sequence: Sequence, token: int, hidden: torch.Tensor) -> None:
         """A sequence's next token, and what its caller hears of it."""
+        if self.looking(sequence):
+            return self._looked(sequence, hidden)
         ended, found = token in self.config.eos, token == self.config.seg
         seconds = 1e-9 * (time.monotonic_ns() - sequence.begin_ns)
-        if not sequence.answer:
+        if len(sequence.ids) == sequence.prompt + sequence.silent + (sequence.request.verdict is not None):
             self.meter.observe("first_token_seconds", seconds)
         if not ended:
             sequence.ids.append(token)
             self.meter.add("generated_tokens")
+            if words := self.guide.next_words(sequence):
+                sequence.ids += words
+                self.scheduler.back(sequence)
         if found and len(sequence.segs) < self.config.slots:
             sequence.segs.append(self._embedding(hidden))
             if len(sequence.segs) == 1:
                 self.meter.observe("mask_seconds", seconds)
-        ended = ended or len(sequence.answer) >= sequence.limit
+        ended = ended or sequence.counted >= sequence.limit
         if ended:
             self.scheduler.remove(sequence)
         if ended or sequence.request.stream:
@@ -183,6 +193,14 @@ class Engine:
             sequence.said += piece
             if piece or found or ended:
                 self._tell(sequence, self._event(sequence, piece, final=ended))
+
+    def _looked(self, sequence: Sequence, hidden: torch.Tensor) -> None:
+        """The end of a look: `[SEG]`'s vector and probability, whatever the model would say."""
+        sequence.segs.append(self._embedding(hidden))
+        self.meter.observe("mask_seconds", 1e-9 * (time.monotonic_ns() - sequence.begin_ns))
+        self.scheduler.remove(sequence)
+        self.looks.keep(sequence)
+        self._tell(sequence, self._event(sequence, "", final=True))
 
     def _embedding(self, hidden: torch.Tensor) -> np.ndarray:
         vector = self.runner.model.seg(hidden).cpu().numpy()
@@ -192,14 +210,14 @@ class Engine:
 
     def _give_up(self, sequence: Sequence, error: Exception) -> None:
         self.scheduler.remove(sequence)
-        self._fail(sequence, as_request_error(error))
+        self._fail(sequence, as_request_error(error, STEP))
 
     # --- events -------------------------------------------------------------------------------------------------------
     def _event(self, sequence: Sequence | None, text: str, status: str = "", final: bool = False) -> Event:
         segs = np.zeros((self.config.slots, self.config.seg_width), np.float32)
         for row, vector in enumerate(sequence.segs if sequence else ()):
             segs[row] = vector
-        count, tokens = (len(sequence.segs), len(sequence.answer)) if sequence else (0, 0)
+        count, tokens = (len(sequence.segs), sequence.counted) if sequence else (0, 0)
         return Event(text, segs, count, sequence.probability if sequence else -1.0, tokens, status, final)
 
     def _failure(self, sequence: Sequence | None, error: RequestError) -> Event:
@@ -240,11 +258,3 @@ class Engine:
             cache_pages=pages.count, cache_pages_used=pages.count - len(pages.free), prefix_hit_tokens=pages.hits * BLOCK,
         )  # fmt: skip
         self.meter.publish()
-
-
-def as_request_error(error: Exception) -> RequestError:
-    """The error that a client may read; what was not foreseen goes to the log."""
-    if isinstance(error, RequestError):
-        return error
-    log.error("%s: %s: %s", STEP, type(error).__name__, error)
-    return broken(STEP, error)

@@ -6,17 +6,15 @@ Only the artefact's template names special tokens; a caller's text is tokenised 
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import groupby
 
 from tokenizers import Tokenizer
 
-from ..errors import invalid
+from ..errors import RequestError, invalid
 from .config import LisaConfig
 
 IMAGE = -1  # stands for one picture vector
-ROLES = ("user", "assistant")
 Piece = str | int  # text still to be tokenised, or a token
 
 
@@ -51,8 +49,7 @@ class Prompter:
                 shown = True
         ids = [token for piece in (join(pieces) if template.joined else pieces) for token in self._ids(piece)]
         if len(ids) >= self.config.context:
-            name = "HISTORY" if history else "PROMPT"
-            raise invalid(name, f"too long: the prompt has {len(ids)} tokens, at most {self.config.context - 1} are possible")
+            raise too_long(history, len(ids), self.config.context)
         return ids
 
     def decode(self, ids: list[int]) -> str:
@@ -97,23 +94,11 @@ def join(pieces: list[Piece]) -> list[Piece]:
     return joined
 
 
+def too_long(history: tuple[tuple[str, str], ...], tokens: int, context: int) -> RequestError:
+    name = "HISTORY" if history else "PROMPT"
+    return invalid(name, f"too long: the prompt has {tokens} tokens, at most {context - 1} are possible")
+
+
 def speak(whole: str, said: str) -> str:
     """What may be added to `said`: no white space at either end and no half character, so that the pieces add up to the text."""
     return whole.lstrip().rstrip("\ufffd \t\r\n")[len(said) :]
-
-
-def read_history(text: str | None) -> tuple[tuple[str, str], ...]:
-    """HISTORY, a JSON list of turns -> (role, text) pairs; RequestError INVALID_ARGUMENT where it is something else."""
-    expected = 'expected a JSON list of {"role": "user" | "assistant", "content": text}'
-    try:
-        turns = json.loads(text) if text else []
-    except ValueError:
-        raise invalid("HISTORY", expected) from None
-    if not isinstance(turns, list):
-        raise invalid("HISTORY", expected)
-    pairs = []
-    for turn in turns:
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
-            raise invalid("HISTORY", expected)
-        pairs.append((turn["role"], turn["content"]))
-    return tuple(pairs)

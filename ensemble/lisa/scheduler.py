@@ -52,6 +52,11 @@ class Scheduler:
                 queue.remove(sequence)
         self.pages.release(sequence)
 
+    def back(self, sequence: Sequence) -> None:
+        """One that runs has several positions to compute at once: like the rest of a prompt, before all others."""
+        self.running.remove(sequence)
+        self.waiting.appendleft(sequence)
+
     def all(self) -> list[Sequence]:
         return [*self.waiting, *self.running]
 

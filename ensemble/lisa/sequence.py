@@ -26,6 +26,9 @@ class Request:
     ticket: tuple[int, int] = NO_TICKET
     sampling: Sampling = Sampling()
     stream: bool = False
+    look: bool = False  # with a verdict: only the first [SEG] vector and its probability, no text
+    verdict: bool | None = None  # decided already: the answer opens accordingly
+    places: tuple[str, ...] = ()  # of the masks: what follows the answer's first "at the"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class Event:
     final: bool = False
 
 
+OnEvent = Callable[[Event], None]
+
+
 @dataclass(eq=False)
 class Sequence:
     """Tokens of prompt and answer; positions below `computed` have their keys and values in the blocks of `table`.
@@ -54,7 +60,7 @@ class Sequence:
     """
 
     request: Request
-    on_event: Callable[[Event], None]
+    on_event: OnEvent
     ids: list[int]
     prompt: int
     limit: int  # answer tokens at most
@@ -68,12 +74,19 @@ class Sequence:
     segs: list[np.ndarray] = field(default_factory=list)
     probability: float = -1.0
     said: str = ""
+    silent: int = 0  # tokens of the answer that its limit does not count
+    guided: bool = False  # the places have been said
     closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def answer(self) -> list[int]:
         return self.ids[self.prompt :]
+
+    @property
+    def counted(self) -> int:
+        """Tokens of the answer so far, as its limit counts them."""
+        return len(self.answer) - self.silent
 
     @property
     def fresh(self) -> int:

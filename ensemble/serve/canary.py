@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import struct
 import urllib.error
 import urllib.request
@@ -98,7 +99,8 @@ def _error_line(error: urllib.error.HTTPError) -> str:
 
 def _request(seconds: float) -> tuple[bytes, int]:
     """The body of a KServe v2 request with binary data, and the length of its JSON part."""
-    image = struct.pack("<I", len(picture())) + picture()
+    shown = picture()
+    image = struct.pack("<I", len(shown)) + shown
     tokens = struct.pack("<i", 1)
     inputs = [_input("IMAGE", "BYTES", len(image)), _input("MAX_TOKENS", "INT32", len(tokens))]
     outputs = [{"name": "REPORT", "parameters": {"binary_data": True}}]
@@ -112,8 +114,9 @@ def _input(name: str, datatype: str, size: int) -> dict[str, object]:
 
 
 def picture() -> bytes:
-    """A grey ramp as a PNG, 64 x 64."""
-    rows = b"".join(b"\0" + bytes(2 * (x + y) for x in range(_SIDE)) for y in range(_SIDE))
+    """A grey ramp as a PNG, 64 x 64, another one each time: no step may answer from a cache."""
+    tone = struct.unpack("<H", os.urandom(2))[0]
+    rows = b"".join(b"\0" + bytes((2 * (x + y) + (tone >> (y % 16) & 1)) % 256 for x in range(_SIDE)) for y in range(_SIDE))
     header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
 

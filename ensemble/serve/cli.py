@@ -15,6 +15,7 @@ from sightline_ensemble.serve.outside import Outside, Tls
 from sightline_ensemble.serve.supervisor import Supervisor, say
 
 _PORTS = (("grpc", 8001, "gRPC"), ("http", 8000, "HTTP"), ("metrics", 8002, "metrics"), ("health", 8003, "/ready and /live"))
+CACHE_BYTES = 128 * 2**20  # some 70 pictures of the tiny profile
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
     for name, port, what in _PORTS:
         add(f"--{name}-port", type=_port, default=port, metavar="N", help=f"{what} (default: %(default)s; 0: any free port)")
     add("--config", metavar="NAME", help="configs/NAME.pbtxt of each model (default: by the GPU's memory, cpu without one)")
-    add("--cache-bytes", type=int, default=0, metavar="N", help="size of the response cache (default: none)")
+    what = "memory for pictures' features, so that a second question about one costs less (default: %(default)s; 0: none)"
+    add("--cache-bytes", type=int, default=CACHE_BYTES, metavar="N", help=what)
     add("--canary-seconds", type=float, default=30.0, metavar="S", help="test inference after so long without one (default: %(default)g)")
     add("--start-seconds", type=float, default=300.0, metavar="S", help="how long loading the models may take (default: %(default)g)")
     add("--exit-seconds", type=int, default=10, metavar="S", help="how long running requests may take at the end (default: %(default)s)")

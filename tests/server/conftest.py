@@ -40,7 +40,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if url := request.config.getoption("--url"):
         yield Target(url)
         return
-    with tiny_server(tmp_path_factory.mktemp("products")) as own:
+    with tiny_server(tmp_path_factory.mktemp("products"), "--cache-bytes", "0") as own:  # the same picture is computed every time
         yield Target(own.grpc, own)
 
 

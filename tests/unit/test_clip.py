@@ -74,7 +74,7 @@ def test_the_released_tower_has_the_dims_of_the_contract():
 
 
 def test_the_graph_equals_torch_with_any_batch(clip, batch, features, tmp_path):
-    path, names = tmp_path / "model.onnx", ("image_features", "patch_features")
+    path, names = tmp_path / "model.onnx", ("image_features", "patch_features", "picture_evidence")
     write_onnx(clip, {"vision_pixels": torch.zeros(2, *batch.shape[1:], dtype=torch.uint8)}, names, path, {})
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for rows in (slice(4), slice(1, 2)):

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lisa_small import CONFIG, tokenizer
-from sightline_ensemble.errors import RequestError
-from sightline_ensemble.lisa.prompt import IMAGE, Prompter, read_history, speak
+from sightline_ensemble.lisa.prompt import IMAGE, Prompter, speak
 from sightline_export.smollm2 import TEMPLATE, GGUFReader, gguf_path, read_config
 from sightline_export.smollm2 import tokenizer as smollm2_tokenizer
 
@@ -66,16 +65,3 @@ def test_pieces_never_split_a_character_and_add_up(text, step):
 def test_seg_is_silent(real):
     seg = real.config.seg
     assert real.decode([seg, *real.text("Yes, there"), seg, *real.text(" is one."), *real.config.eos]) == "Yes, there is one."
-
-
-@pytest.mark.parametrize(
-    "history", ["{}", "[1]", '[{"role": "system", "content": "x"}]', '[{"role": "user"}]', "no json", '[{"role": [], "content": "x"}]']
-)
-def test_bad_history(history):
-    with pytest.raises(RequestError, match="INVALID_ARGUMENT: HISTORY: expected"):
-        read_history(history)
-
-
-def test_good_history():
-    assert read_history('[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]') == (("user", "a"), ("assistant", "b"))
-    assert read_history(None) == ()

@@ -12,7 +12,7 @@ INPUTS = [tensor.name for tensor in REQUEST]
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.names = stream.prepared_names("engine_clocks" in json.loads(args["model_config"])["parameters"])
+        self.names = stream.Names.of("engine_clocks" in json.loads(args["model_config"])["parameters"])
         self.pool = ThreadPoolExecutor(IN_FLIGHT_LIMIT, thread_name_prefix="stream")
         self.watcher = stream.Watcher()
 

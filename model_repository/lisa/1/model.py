@@ -1,13 +1,15 @@
-"""The unary door to LISA's engine: drains its responses in a thread, so that requests meet in the engine's batch."""
+"""LISA looks: `[SEG]`'s vector and the verdict's probability, or, where a checkpoint has no verdict, its whole answer.
+
+Waits for the engine in a thread, so that requests meet in the engine's batch.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
-from sightline_ensemble import ledger, steps
+import numpy as np
+from sightline_ensemble import answers, ledger, steps
 from sightline_ensemble.contract import IN_FLIGHT_LIMIT, MODELS
-from sightline_ensemble.errors import RequestError, from_message
 
 INPUTS = [tensor.name for tensor in MODELS["lisa"].inputs]
-OUTPUTS = [tensor.name for tensor in MODELS["lisa"].outputs]
 
 
 class TritonPythonModel:
@@ -19,14 +21,7 @@ class TritonPythonModel:
 
     def answer(self, inputs, job):
         ledger.check(ledger.as_ticket(inputs["ticket"]))
-        call = steps.inference_request("lisa_engine", inputs, [*OUTPUTS, "status"], **job.handed)
-        parts = [part for part in steps.responses(call) if part.has_error() or part.output_tensors()]
-        answers = [steps.outputs_of(part, "lisa_engine") for part in parts]
-        if not answers:
-            raise RequestError("INTERNAL", "lisa: the engine gave no answer")
-        outputs = answers[-1]
-        if status := steps.as_text(outputs.pop("status"), "status"):
-            raise from_message(status, "lisa")
+        outputs = answers.ask({**inputs, "look": np.array([1], np.int32)}, job, "lisa")
         return outputs | {"lisa_clock": steps.clock(job.start_ns)}
 
     def finalize(self):

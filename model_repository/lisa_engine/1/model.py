@@ -3,6 +3,7 @@
 A failure is data (`status`), then the final flag alone: an error after a response would leave the reader hanging.
 """
 
+import json
 import time
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import triton_python_backend_utils as pb_utils
 from sightline_ensemble import ledger, steps
 from sightline_ensemble.artefacts import load_manifest
 from sightline_ensemble.contract import MAX_TOKENS_LIMIT, MODELS
+from sightline_ensemble.dialogue import Dialogue
 from sightline_ensemble.lisa.engine import Engine
 from sightline_ensemble.lisa.metrics import SECONDS, Meter
-from sightline_ensemble.lisa.prompt import read_history
 from sightline_ensemble.lisa.sequence import Request
 
 INPUTS = [tensor.name for tensor in MODELS["lisa_engine"].inputs]
@@ -79,14 +80,21 @@ class TritonPythonModel:
 
     def request(self, inputs, job):
         token, deadline = ledger.as_ticket(inputs["ticket"])
+        dialogue = Dialogue.read(steps.as_text(inputs["dialogue"], "dialogue"))
+        look = bool(inputs.get("look", [0])[0]) and self.engine.config.verdict is not None
+        turns = dialogue.opening if look else dialogue.turns
+        found = json.loads(steps.as_bytes(inputs["finding"])) if "finding" in inputs else {}
         return Request(
             features=inputs["image_features"][0],
-            question=steps.as_text(inputs["question"], "PROMPT"),
-            history=read_history(steps.as_text(inputs.get("HISTORY"), "HISTORY")),
+            question=turns[-1][1],
+            history=turns[:-1],
             max_tokens=min(int(inputs["MAX_TOKENS"][0]) if "MAX_TOKENS" in inputs else Request.max_tokens, MAX_TOKENS_LIMIT),
             ticket=(token, deadline or ledger.deadline_after(job.timeout_us)),
             sampling=job.sampling,
             stream=bool(inputs.get("stream", [0])[0]),
+            look=look,
+            verdict=found["verdict"] == "anomaly" if found else None,
+            places=tuple(found.get("locations", ())),
         )
 
     def finalize(self):

@@ -1,4 +1,4 @@
-"""Verdict, mask and JSON; the end of a request, so its row of the ledger is given back here."""
+"""The report; the end of a request, so its row of the ledger is given back here."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ class TritonPythonModel:
         inputs = {name: value for name in INPUTS if (value := steps.array(request, name)) is not None}
         ticket = ledger.as_ticket(inputs.get("release"))
         ledger.check(ticket)
-        outputs = report.report(inputs, frozenset(request.requested_output_names()), self.profile, self.artefacts)
+        outputs = report.report(inputs, self.profile, self.artefacts)
         if "release" in inputs:  # the last report of a request, not a stream's first
             audit.note(request.request_id(), outputs["REPORT"][0])
         ledger.release(ticket)

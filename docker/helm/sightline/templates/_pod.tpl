@@ -164,7 +164,7 @@ capabilities: {drop: [ALL]}
 {{- if eq .Values.artefacts.source "volume" }}{{ $line = concat $line (list "--repository" (printf "/models/%s" .Values.artefacts.cache.folder)) }}{{ end }}
 {{- with .Values.config }}{{ $line = concat $line (list "--config" .) }}{{ end }}
 {{- $line = concat $line (list "--start-seconds" (toString .Values.probes.startSeconds) "--exit-seconds" (toString .Values.server.exitSeconds) "--canary-seconds" (toString .Values.server.canarySeconds)) }}
-{{- with .Values.server.cacheBytes }}{{ $line = concat $line (list "--cache-bytes" (int64 . | toString)) }}{{ end }}
+{{- $line = concat $line (list "--cache-bytes" (int64 .Values.server.cacheBytes | toString)) }}
 {{- if .Values.server.verbose }}{{ $line = append $line "--verbose" }}{{ end }}
 {{- if .Values.tls.enabled }}
 {{- $line = concat $line (list "--tls-certificate" "/tls/tls.crt" "--tls-key" "/tls/tls.key") }}
