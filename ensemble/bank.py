@@ -78,17 +78,24 @@ def raw_score(values: np.ndarray) -> float:
     return float(np.partition(values, -count)[-count:].mean())
 
 
-def build(pictures: Sequence[np.ndarray], channels: Sequence[int], changed: Sequence[Sequence[np.ndarray]] = ()) -> Bank:
+def build(
+    pictures: Sequence[np.ndarray],
+    channels: Sequence[int],
+    changed: Sequence[Sequence[np.ndarray]] = (),
+    more: Sequence[Sequence[np.ndarray]] = (),
+) -> Bank:
     """A bank of the patches float32 [P, D] of each normal picture.
 
     Args:
         changed: for each picture, the patches of its changed copies (needed below SMALL pictures).
+        more: for each picture, the patches of copies that belong into the bank beside it.
     """
-    owner = np.repeat(np.arange(len(pictures), dtype=np.int32), [len(p) for p in pictures])
+    whole = [np.concatenate([own, *copies]) for own, copies in zip(pictures, more, strict=True)] if more else list(pictures)
+    owner = np.repeat(np.arange(len(pictures), dtype=np.int32), [len(p) for p in whole])
     chosen = np.arange(len(owner))
     if len(owner) > CAPACITY:
         chosen = np.sort(np.random.default_rng(0).choice(len(owner), CAPACITY, replace=False))
-    features, owner = np.concatenate(pictures)[chosen].astype(np.float32), owner[chosen]
+    features, owner = np.concatenate(whole)[chosen].astype(np.float32), owner[chosen]
     return Bank(features, owner, tuple(channels), len(pictures), calibrate(pictures, features, owner, channels, changed))
 
 

@@ -41,6 +41,14 @@ def patches_of(part: np.ndarray, dims: Mapping[str, Any], call: Call) -> np.ndar
     return found["patch_features"][0]
 
 
+def turned_copies(part: np.ndarray, augment: str) -> list[np.ndarray]:
+    """Copies that are as normal as the part, by the caller's word: mirrored, or turned by quarters."""
+    if augment == "none":
+        return []
+    copies = (part[:, ::-1], part[::-1], part[::-1, ::-1]) if augment == "flips" else (np.rot90(part, turns) for turns in (1, 2, 3))
+    return [np.ascontiguousarray(copy) for copy in copies]
+
+
 def changed_copies(part: np.ndarray) -> list[np.ndarray]:
     """Shifted, mirrored, turned and slightly brighter or darker copies: how much a normal part may differ from itself."""
     rows, columns = max(round(part.shape[0] * _SHIFT), 1), max(round(part.shape[1] * _SHIFT), 1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 from .dialogue import LAYOUTS
 from .errors import invalid
+
+AUGMENT = ("none", "flips", "rotations")
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,31 @@ class Sampling:
         return {} if self == Sampling() else {each.name: repr(getattr(self, each.name)) for each in fields(Sampling)}
 
 
-def read_layout(parameters: str) -> str:
-    """`prompt_layout`, one of AnomalyLISA's; RequestError INVALID_ARGUMENT for another."""
-    layout = json.loads(parameters or "{}").get("prompt_layout", LAYOUTS[0])
-    if layout not in LAYOUTS:
-        raise invalid("prompt_layout", f"{str(layout)[:40]!r}, expected one of {', '.join(LAYOUTS)}")
-    return str(layout)
+@dataclass(frozen=True)
+class Options:
+    """How LISA is asked, and what belongs to the normal pictures.
+
+    Args:
+        prompt_layout: one of AnomalyLISA's, `dialogue.py`.
+        augment: "none", or copies of each normal picture that are normal too: "flips" or "rotations" (AnomalyGPT's).
+    """
+
+    prompt_layout: str = LAYOUTS[0]
+    augment: str = AUGMENT[0]
+
+    @staticmethod
+    def read(parameters: str) -> Options:
+        """As Sampling.read; RequestError INVALID_ARGUMENT naming the parameter."""
+        given = json.loads(parameters or "{}")
+        for name, known in (("prompt_layout", LAYOUTS), ("augment", AUGMENT)):
+            if given.get(name, known[0]) not in known:
+                raise invalid(name, f"{str(given[name])[:40]!r}, expected one of {', '.join(known)}")
+        return Options(**{each.name: given[each.name] for each in fields(Options) if each.name in given})
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What to hand on to another model: nothing where nothing was asked."""
+        return {key: value for key, value in asdict(self).items() if value != getattr(Options, key)}
 
 
 def _number(value: object, name: str) -> float | int:

@@ -30,7 +30,7 @@ class Products:
     dims: Mapping[str, Any]
     artefact: str
 
-    def answer(self, inputs: Mapping[str, np.ndarray], call: Call) -> dict[str, Any]:
+    def answer(self, inputs: Mapping[str, np.ndarray], call: Call, augment: str = "none") -> dict[str, Any]:
         """The REPORT of one request: {"action", "products": [...]} for `list`, else {"action", "product": {...}}."""
         action = as_text(inputs.get("ACTION"), "ACTION")
         if action not in ACTIONS:
@@ -41,7 +41,7 @@ class Products:
             raise invalid("NAME", f"missing, expected the product to {action}")
         name = validate.product_name(inputs["NAME"], "NAME")
         if action == "enroll":
-            recipe = self._enroll(name, inputs, call)
+            recipe = self._enroll(name, inputs, call, augment)
         else:
             recipe = self.store.recipe(name, "NAME") if action == "describe" else self.store.remove(name)
         return {"action": action, "product": self._described(recipe)}
@@ -51,7 +51,7 @@ class Products:
         shown = {key: value for key, value in asdict(recipe).items() if key not in ("bank", "features")}
         return shown | {"usable": recipe.features == self.artefact}
 
-    def _enroll(self, name: str, inputs: Mapping[str, np.ndarray], call: Call) -> Recipe:
+    def _enroll(self, name: str, inputs: Mapping[str, np.ndarray], call: Call, augment: str) -> Recipe:
         contents = inputs["IMAGES"].reshape(-1).tolist() if "IMAGES" in inputs else []
         if not 1 <= len(contents) <= MAX_ENROLMENT:
             raise invalid("IMAGES", f"{len(contents)} pictures, expected 1 to {MAX_ENROLMENT} of normal parts")
@@ -62,7 +62,7 @@ class Products:
             open_picture(content, f"IMAGES[{index}]")
         if box is not None:
             clip_box(box, *size_of(contents[0], "IMAGES[0]"), "BOX")
-        bank = normal_bank(contents, "IMAGES", box, self.side, self.dims, call)
+        bank = normal_bank(contents, "IMAGES", box, self.side, self.dims, call, augment)
         recipe = Recipe(
             name=name,
             description=description,
@@ -73,6 +73,7 @@ class Products:
             bank=bank_name(bank),
             features=self.artefact,
             calibration=asdict(bank.calibration),
+            augment=augment,
         )
         self.store.enroll(recipe, bank)
         return recipe

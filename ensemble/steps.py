@@ -18,9 +18,8 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from . import ledger
-from .dialogue import LAYOUTS
 from .errors import CANCELLED, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, from_message, invalid
-from .parameters import Sampling, read_layout
+from .parameters import Options, Sampling
 
 Arrays = Mapping[str, np.ndarray]
 Parameters = Mapping[str, bool | int | str]  # all that a request by BLS can carry
@@ -44,15 +43,15 @@ class Job:
     request_id: str
     timeout_us: int
     sampling: Sampling
-    layout: str
+    options: Options
 
     @staticmethod
     def of(request: Any) -> Job:
         """RequestError where its parameters are not what they may be."""
         wanted = frozenset(request.requested_output_names())
         parameters = request.parameters()
-        sampling, layout = Sampling.read(parameters), read_layout(parameters)
-        return Job(time.monotonic_ns(), wanted, request.request_id(), request.timeout(), sampling, layout)
+        sampling, options = Sampling.read(parameters), Options.read(parameters)
+        return Job(time.monotonic_ns(), wanted, request.request_id(), request.timeout(), sampling, options)
 
     @property
     def handed(self) -> Handed:
@@ -62,7 +61,7 @@ class Job:
     @property
     def parameters(self) -> dict[str, str]:
         """What the caller asked beside the inputs; nothing where nothing was asked."""
-        return self.sampling.parameters | ({} if self.layout == LAYOUTS[0] else {"prompt_layout": self.layout})
+        return self.sampling.parameters | self.options.parameters
 
 
 def backend() -> ModuleType:

@@ -40,6 +40,7 @@ class Recipe:
     bank: str
     features: str
     calibration: dict[str, Any]
+    augment: str = "none"
 
 
 class Store:

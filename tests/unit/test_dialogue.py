@@ -4,7 +4,7 @@ import pytest
 from sightline_ensemble import hint
 from sightline_ensemble.dialogue import SILENT, Dialogue, compose
 from sightline_ensemble.errors import RequestError
-from sightline_ensemble.parameters import read_layout
+from sightline_ensemble.parameters import Options
 
 HISTORY = (("user", "Is it good?"), ("assistant", "No, it is not."))
 
@@ -54,7 +54,11 @@ def test_what_experts_say():
     assert hint.experts(None, part, None, None) == [] == hint.experts("", None, None, " ")
 
 
-def test_layouts_are_read():
-    assert read_layout("") == "v0" and read_layout('{"prompt_layout": "v2", "temperature": 1}') == "v2"
+def test_options_are_read_and_handed_on():
+    assert Options.read("") == Options("v0", "none") and not Options().parameters
+    found = Options.read('{"prompt_layout": "v2", "augment": "flips", "temperature": 1}')
+    assert found.parameters == {"prompt_layout": "v2", "augment": "flips"}
     with pytest.raises(RequestError, match="INVALID_ARGUMENT: prompt_layout: 'v9', expected one of v0, v1, v2"):
-        read_layout('{"prompt_layout": "v9"}')
+        Options.read('{"prompt_layout": "v9"}')
+    with pytest.raises(RequestError, match="INVALID_ARGUMENT: augment: 'True', expected one of none, flips, rotations"):
+        Options.read('{"augment": true}')
