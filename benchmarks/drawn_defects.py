@@ -88,7 +88,7 @@ def dent(rng: Random, scene: Scene) -> np.ndarray:
     slope_y, slope_x = np.gradient(cv2.GaussianBlur(depth, (0, 0), 2.0))
     facing = (slope_x + slope_y) * 7
     light = np.where(facing > 0, facing * np.maximum(image.mean(axis=-1), 60), facing * image.mean(axis=-1))
-    return (image + np.clip(light, -75, 75)[..., None]).astype(np.float32)
+    return (image + (np.clip(light, -75, 75) * scene.part)[..., None]).astype(np.float32)
 
 
 CHANGES: dict[str, Change] = {"scratch": scratch, "stain": stain, "crack": crack, "contamination": contamination, "dent": dent}
