@@ -126,7 +126,7 @@ class Camera:
         """The scene as it lies before the lens, at the picture's size."""
         moved = cv2.warpAffine(scene.image, self.matrix, (FINE, FINE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         part = cv2.warpAffine(scene.part, self.matrix, (FINE, FINE), flags=cv2.INTER_NEAREST)
-        image = cv2.resize(moved, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(moved.clip(0, 255), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         return Scene(image, cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST))
 
     def taken(self, image: np.ndarray) -> np.ndarray:

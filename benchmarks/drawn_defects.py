@@ -100,7 +100,7 @@ def changed(rng: Random, kind: str, scene: Scene, without: Scene) -> tuple[np.nd
     for _ in range(TRIES):
         image = np.clip(without.image if kind == "missing" else CHANGES[kind](rng, scene), 0, 255)
         change = np.abs(image - scene.image).max(axis=-1)
-        mask = _mask(change)
+        mask = _mask(change, 13 if kind == "missing" else 5)
         share = mask.mean()
         if SHARES[0] <= share <= SHARES[1] and change[mask].mean() >= CLEAR:
             return np.where(mask[..., None], image, scene.image), mask
@@ -109,9 +109,9 @@ def changed(rng: Random, kind: str, scene: Scene, without: Scene) -> tuple[np.nd
     raise ValueError(f"{kind}: covers {share:.4f} of the picture, changed by {change[mask].mean() if mask.any() else 0:.0f} levels")
 
 
-def _mask(change: np.ndarray) -> np.ndarray:
-    """What changed visibly, without gaps and specks."""
-    seen = cv2.morphologyEx((change > VISIBLE).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+def _mask(change: np.ndarray, gap: int) -> np.ndarray:
+    """What changed visibly, without specks and with gaps of up to `gap` pixels closed: letters and threads go missing as one."""
+    seen = cv2.morphologyEx((change > VISIBLE).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((gap, gap), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(seen, connectivity=8)
     large = [label for label in range(1, count) if stats[label, cv2.CC_STAT_AREA] >= 12]
     return np.isin(labels, large)
