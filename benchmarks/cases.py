@@ -71,7 +71,7 @@ def _draw(page: Image.Image, answer: Answer, report: Report, left: int, top: int
 def _truth(image: Image.Image, answer: Answer, scale: float) -> Image.Image:
     """The picture with its ground truth outlined, where there is one."""
     size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-    drawn = np.ascontiguousarray(np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
+    drawn = np.array(image.resize(size, Image.Resampling.LANCZOS))
     truth = truth_of(answer.picture, (image.height, image.width))
     if truth is not None and truth.any():
         mask = (cv2.resize(truth.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
