@@ -8,7 +8,7 @@ from answers import Answer, truth_of
 from PIL import Image, ImageDraw, ImageFont
 from sheet import GAP, LINE, wrapped
 from sightline import Client
-from sightline.draw import ANOMALY, INK, NORMAL, PAPER, SOFT, heated, marked
+from sightline.draw import ANOMALY, INK, NORMAL, PAPER, heated, marked
 from sightline.pictures import to_rgb
 from sightline.report import Report
 
@@ -65,7 +65,7 @@ def _draw(page: Image.Image, answer: Answer, report: Report, left: int, top: int
     for index, panel in enumerate(panels):
         page.paste(panel, (left + index * (SIDE + 4), top + HEAD))
     for number, line in enumerate(wrapped(report.text, small, width)[:LINES]):
-        pen.text((left, top + HEAD + SIDE + 2 + LINE * number), line, fill=INK if number == 0 else SOFT, font=small)
+        pen.text((left, top + HEAD + SIDE + 2 + LINE * number), line, fill=INK, font=small)
 
 
 def _truth(image: Image.Image, answer: Answer, scale: float) -> Image.Image:
