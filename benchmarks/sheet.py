@@ -43,15 +43,15 @@ def _draw(page: Image.Image, tile: Tile, left: int, top: int) -> None:
     page.paste(drawn, (left, top + HEAD))
     y = top + HEAD + SIDE + 4
     pen.text((left, y), tile.known, fill=SOFT, font=small)
-    for number, line in enumerate(_wrapped(report.text, small)[:LINES]):
+    for number, line in enumerate(wrapped(report.text, small, SIDE)[:LINES]):
         pen.text((left, y + LINE * (number + 1)), line, fill=INK, font=small)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
+def wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > SIDE:
+        if lines[-1] and font.getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer
