@@ -181,3 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("sightline-export: interrupted; nothing half-written is left", file=sys.stderr)
         return 130
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
