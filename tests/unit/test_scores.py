@@ -166,3 +166,11 @@ def test_a_picture_that_was_not_inspected_is_counted_and_in_no_other_figure(tmp_
     assert (found["SCORE AUROC"], found["SCORE accuracy"], found["expert accuracy"]) == (1.0, 0.5, 1.0)
     assert (found["answer mask IoU"], found["answer yes or no"]) == (0.5, 0.5)
     assert (found["expert pixel AUROC"], found["expert AUPRO"]) == (1.0, pytest.approx(1.0))
+
+
+def test_a_kind_is_judged_against_the_good_pictures_of_its_own_class_and_seed() -> None:
+    common = {"shots": "4", "seed": 0, "error": "", "mask_iou": None, "score": None}
+    values = (("a", "good", 0.1), ("a", "crack", 0.2), ("a", "dent", 0.05), ("b", "good", 0.8), ("b", "crack", 0.9))
+    rows = [common | {"class": name, "kind": kind, "defective": int(kind != "good"), "expert": value} for name, kind, value in values]
+    found = {line["kind"]: (line["expert AUROC"], line["SCORE AUROC"], line["classes x seeds"]) for line in figures.kinds(rows)}
+    assert found == {"crack": (1.0, "", 2), "dent": (0.0, "", 1)}
