@@ -9,6 +9,7 @@ import numpy as np
 from answers import Answer, Setting, truth_of
 from harness import percentile, table, write_csv
 from scores import Pixels, images, iou, mean_and_spread, resized, said_right
+from sklearn.metrics import roc_auc_score
 
 Row = dict[str, object]
 MEAN = "mean"
@@ -101,6 +102,32 @@ def _line(shots: object, name: str, key: str, lines: Sequence[Row]) -> Row:
     return {"shots": shots, "class": name, "figure": key, "mean": round(mean, 4), "sd": round(spread, 4), "seeds": len(values)}
 
 
+def kinds(pictures: Sequence[Row]) -> list[Row]:
+    """A line for each number of shots and kind: mean AUROC against the good pictures of the same class and seed, mean IoU."""
+    found: dict[tuple[object, object], list[dict[str, float]]] = {}
+    for run in dict.fromkeys((row["shots"], row["class"], row["seed"]) for row in pictures):
+        own = [row for row in pictures if (row["shots"], row["class"], row["seed"]) == run and not row["error"]]
+        good = [row for row in own if not row["defective"]]
+        for kind in dict.fromkeys(row["kind"] for row in own if row["defective"]):
+            found.setdefault((run[0], kind), []).append(_kind(good, [row for row in own if row["kind"] == kind]))
+    names = ("SCORE AUROC", "expert AUROC", "mask IoU")
+    lines = []
+    for (shots, kind), parts in found.items():
+        known = {name: [part[name] for part in parts if name in part] for name in names}
+        means = {name: round(float(np.mean(values)), 4) if values else "" for name, values in known.items()}
+        lines.append({"shots": shots, "kind": kind, "classes x seeds": len(parts)} | means)
+    return lines
+
+
+def _kind(good: Sequence[Row], bad: Sequence[Row]) -> dict[str, float]:
+    found, both = {}, [*good, *bad]
+    for name, column in (("SCORE AUROC", "score"), ("expert AUROC", "expert")):
+        if good and all(row[column] is not None for row in both):
+            found[name] = float(roc_auc_score([row["defective"] for row in both], [row[column] for row in both]))
+    overlaps = [float(str(row["mask_iou"])) for row in bad if row["mask_iou"] is not None]
+    return found | ({"mask IoU": float(np.mean(overlaps))} if overlaps else {})
+
+
 def markdown(title: str, lines: Sequence[Row]) -> str:
     """Tables of a summary: for each number of shots one of SCORE, of the expert and of the answers."""
     text = [
@@ -135,12 +162,14 @@ def _cell(line: Row | None) -> str:
 
 
 def save(out: Path, name: str, pictures: Sequence[Row], seeds: Sequence[Row]) -> str:
-    """Writes the three CSVs and the Markdown, whose text it returns."""
+    """Writes the CSVs and the Markdown, whose text it returns."""
     lines = summary(seeds)
     write_csv(out / f"{name}_pictures.csv", list(pictures))
     keys = ["class", "shots", "seed", *_keys(seeds)]
     write_csv(out / f"{name}_seeds.csv", [{key: row.get(key, "") for key in keys} for row in seeds])
     write_csv(out / f"{name}_summary.csv", lines)
-    text = markdown(name, lines)
+    by_kind = kinds(pictures)
+    write_csv(out / f"{name}_kinds.csv", by_kind)
+    text = markdown(name, lines) + f"\n## By kind of defect\n\n{table(by_kind)}\n"
     (out / f"{name}.md").write_text(text)
     return text

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import figures  # noqa: E402
 import scores  # noqa: E402
+from answers import Answer  # noqa: E402
+from datasets import Picture  # noqa: E402
 
 
 def counted(*pictures: tuple[np.ndarray, np.ndarray]) -> scores.Pixels:
@@ -142,3 +145,32 @@ def test_the_spread_of_the_mean_is_over_seeds_not_over_classes() -> None:
     rows = [{"class": name, "shots": "4", "seed": seed, "SCORE AUROC": value} for (name, seed), value in values.items()]
     found = {line["class"]: (line["mean"], line["sd"]) for line in figures.summary(rows)}
     assert found == {"a": (0.85, 0.0707), "b": (0.55, 0.0707), "mean": (0.7, 0.0)}
+
+
+def test_a_picture_that_was_not_inspected_is_counted_and_in_no_other_figure(tmp_path: Path) -> None:
+    truth = np.zeros((4, 4), np.uint8)
+    truth[0, :3] = 255
+    Image.fromarray(truth).save(tmp_path / "bad_mask.png")
+    bad, good = Picture(tmp_path, "bad", "crack", tmp_path / "bad_mask.png"), Picture(tmp_path, "good", "good")
+    mask = np.zeros((4, 4), np.uint8)
+    mask[0, 1:] = 1
+    empty = np.zeros((4, 4), np.uint8)
+    found = figures.figures(
+        [
+            Answer(bad, 10.0, score=0.8, text="Yes, a crack.", mask=mask, expert=0.7, heatmap=truth),
+            Answer(good, 30.0, score=0.6, text="Yes, a crack.", mask=mask, expert=0.2, heatmap=empty),
+            Answer(bad, 99.0, error="INTERNAL"),
+        ]
+    )
+    assert found["answer missing"] == 1 and found["answer ms p50"] == 20.0
+    assert (found["SCORE AUROC"], found["SCORE accuracy"], found["expert accuracy"]) == (1.0, 0.5, 1.0)
+    assert (found["answer mask IoU"], found["answer yes or no"]) == (0.5, 0.5)
+    assert (found["expert pixel AUROC"], found["expert AUPRO"]) == (1.0, pytest.approx(1.0))
+
+
+def test_a_kind_is_judged_against_the_good_pictures_of_its_own_class_and_seed() -> None:
+    common = {"shots": "4", "seed": 0, "error": "", "mask_iou": None, "score": None}
+    values = (("a", "good", 0.1), ("a", "crack", 0.2), ("a", "dent", 0.05), ("b", "good", 0.8), ("b", "crack", 0.9))
+    rows = [common | {"class": name, "kind": kind, "defective": int(kind != "good"), "expert": value} for name, kind, value in values]
+    found = {line["kind"]: (line["expert AUROC"], line["SCORE AUROC"], line["classes x seeds"]) for line in figures.kinds(rows)}
+    assert found == {"crack": (1.0, "", 2), "dent": (0.0, "", 1)}
