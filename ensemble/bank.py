@@ -18,7 +18,9 @@ CAPACITY = 8000  # patches; a random subset of fixed seed beyond it
 LEFT_OUT = 64  # at most so many pictures are scored for the calibration
 SMALL = 4  # below so many pictures their changed copies join the calibration
 _TOP_SHARE = 0.01
-_Z95 = 1.645
+_Z = 1.645
+_LEAST_WIDTH = 0.15  # of the center: the map then tells patches apart that are all far from an anomaly
+_PROJECTED = 32
 _CHUNK = 4096
 
 
@@ -114,5 +116,21 @@ def calibrate(
         raise ValueError("a single picture needs changed copies")
     count, mean = len(scores), float(np.mean(scores))
     deviation = max(float(np.std(scores, ddof=1)) if count > 1 else 0.0, 0.05 * mean, 1e-3)
-    student = _Z95 * (1 + (_Z95**2 + 1) / (4 * max(count - 1, 1)))  # Cornish-Fisher: close enough from 3 samples on
-    return Calibration(mean + student * deviation * math.sqrt(1 + 1 / count), deviation, count)
+    student = _Z * (1 + (_Z**2 + 1) / (4 * max(count - 1, 1)))  # Cornish-Fisher: close enough from 3 samples on
+    center = mean + student * deviation * math.sqrt(1 + 1 / count)
+    return Calibration(center, max(deviation, _LEAST_WIDTH * center), count)
+
+
+def coreset(features: np.ndarray, count: int) -> np.ndarray:
+    """Indices int64 [count], ascending, of rows that lie far apart: each next one is farthest from all before it (greedy k-center, as
+    PatchCore thins its memory, arXiv 2106.08265), seen through a random projection to a few dimensions."""
+    rng = np.random.default_rng(0)
+    points = features @ (rng.standard_normal((features.shape[1], _PROJECTED)) / math.sqrt(_PROJECTED)).astype(np.float32)
+    lengths = np.square(points).sum(axis=1)
+    chosen = np.empty(count, np.int64)
+    distance, at = np.full(len(points), np.inf, np.float32), int(rng.integers(len(points)))
+    for step in range(count):
+        chosen[step] = at
+        np.minimum(distance, lengths - 2 * (points @ points[at]) + lengths[at], out=distance)
+        at = int(distance.argmax())
+    return np.sort(chosen)

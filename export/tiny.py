@@ -32,7 +32,7 @@ from .smollm2 import build_lisa
 from .tiny_graphs import SamEncoder, VisionEncoder
 from .tiny_parts import PartDecoder
 from .tiny_vision import CELLS, EXPERT_STRIDES, GLOBAL_TOKENS, TOKEN_WIDTH, SamNeck, TokenNeck
-from .tiny_witness import Foreign, PictureReader, PictureWitness
+from .tiny_witness import Foreign, KernelReader, PictureReader, PictureWitness
 
 WEIGHTS = Path(__file__).parents[1] / "training" / "weights"
 SAM_SIDE, VISION_SIDE, GRID = 512, 256, 32
@@ -92,10 +92,11 @@ def load_witness(path: Path, backbone: EfficientNetLite0) -> PictureWitness:
     """The fine-tuned blocks, their reader and what is known, beside the frozen backbone whose first blocks they share."""
     state, tuned = load_file(path), copy.deepcopy(backbone)
     tuned._blocks[LATER:].load_state_dict(part(state, "later."))
-    reader, foreign = PictureReader(), Foreign()
+    reader, foreign, kernel = PictureReader(), Foreign(), KernelReader(len(state["kernel.weights"]))
+    kernel.load_state_dict(part(state, "kernel."))
     reader.load_state_dict(part(state, "reader."))
     foreign.load_state_dict(part(state, "foreign."))
-    return PictureWitness(tuned, reader, foreign)
+    return PictureWitness(tuned, reader, kernel, foreign)
 
 
 def graphs(weights: Path) -> list[Graph]:

@@ -12,6 +12,8 @@ from .efficientnet import CHANNELS, EfficientNetLite0
 
 READER_STRIDES = ("s16", "top")
 KNOWN_STRIDE = "s16"  # of the frozen backbone
+COMPONENTS = 128
+SPREAD = 2.5  # a margin's spread is so much smaller than a logit's
 
 
 class PictureReader(nn.Module):
@@ -26,6 +28,33 @@ class PictureReader(nn.Module):
         pooled = [pool for key in READER_STRIDES for pool in (features[key].mean((2, 3)), features[key].amax((2, 3)) / 4)]
         found: Tensor = self.read(self.dropout(torch.cat(pooled, dim=1)))
         return found.squeeze(1)
+
+
+def pooled(features: dict[str, Tensor]) -> Tensor:
+    """[B, 3 * 688]: mean, peak and deviation of every stride's channels."""
+    found = []
+    for key in CHANNELS:
+        flat = features[key].flatten(2)
+        mean = flat.mean(2)
+        found += [mean, flat.amax(2), (flat - mean.unsqueeze(2)).square().mean(2).add(1e-8).sqrt()]
+    return torch.cat(found, dim=1)
+
+
+class KernelReader(nn.Module):
+    """A support vector machine with a Gaussian kernel over principal components of the frozen pyramid: margin [B], above 0 defective."""
+
+    def __init__(self, vectors: int, width: int = COMPONENTS) -> None:
+        super().__init__()
+        channels = 3 * sum(CHANNELS.values())
+        for name, shape in (("mean", channels), ("axes", (channels, width)), ("vectors", (vectors, width)), ("weights", vectors)):
+            self.register_buffer(name, torch.zeros(shape))
+        self.register_buffer("gamma", torch.zeros(()))
+        self.register_buffer("bias", torch.zeros(()))
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        x = (pooled(features) - self.mean) @ self.axes
+        distance = (x.unsqueeze(1) - self.vectors).square().sum(2)  # [B, vectors]
+        return torch.exp(-self.gamma * distance) @ self.weights + self.bias
 
 
 class Foreign(nn.Module):
@@ -44,12 +73,12 @@ class Foreign(nn.Module):
 
 
 class PictureWitness(nn.Module):
-    """Frozen pyramid -> picture_evidence [B, 2]: the reader's logit, and how foreign the picture is (above 1: not known)."""
+    """Frozen pyramid -> picture_evidence [B, 2]: both readers' evidence, and how foreign the picture is (above 1: not known)."""
 
-    def __init__(self, tuned: EfficientNetLite0, reader: PictureReader, foreign: Foreign) -> None:
+    def __init__(self, tuned: EfficientNetLite0, reader: PictureReader, kernel: KernelReader, foreign: Foreign) -> None:
         super().__init__()
-        self.tuned, self.reader, self.foreign = tuned, reader, foreign
+        self.tuned, self.reader, self.kernel, self.foreign = tuned, reader, kernel, foreign
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         tuned = self.tuned.later({key: features[key] for key in ("s4", "s8")})
-        return torch.stack((self.reader(tuned), self.foreign(features)), dim=1)
+        return torch.stack((self.reader(tuned) + SPREAD * self.kernel(features), self.foreign(features)), dim=1)

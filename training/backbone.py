@@ -1,7 +1,7 @@
 """Full fine-tuning of the backbone on the verdict: EfficientNet-Lite0 learns from pixels whether a cell is defective.
 
-Its last features become the picture's own evidence beside LISA's answer (`ensemble/fusion.py`). No choice is made on the val part:
-the last step's running average of the weights is kept. `python -m sightline_training.backbone`
+Its last features become a part of the picture's own evidence beside LISA's answer (`ensemble/fusion.py`). The val part chose the number
+of epochs (10 against 20); the last step's running average of the weights is kept. `python -m sightline_training.backbone`
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def logits_of(model: Verdict, pixels: Tensor) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("build/train"))
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -32,11 +32,14 @@ from sightline_ensemble.fusion import Evidence, Fusion, Weights, logit, mask_log
 from sightline_ensemble.lisa.engine import Engine
 from sightline_ensemble.lisa.sequence import Event, Request
 from sightline_ensemble.picture import crop, sam_pixels
+from sightline_export.efficientnet import CHANNELS
 from sightline_export.tiny import WEIGHTS
-from sightline_export.tiny_witness import KNOWN_STRIDE, Foreign
+from sightline_export.tiny_witness import COMPONENTS, KNOWN_STRIDE, Foreign, KernelReader, pooled
 from sightline_training.backbone import Verdict
 from sightline_training.data import Cell, cells
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from sklearn.svm import SVC
 
 SHOTS = (1, 4, 16)
 ROOM = 1.5  # the most foreign val cell may be so much further away before a picture counts as unknown
@@ -59,18 +62,37 @@ def known_pictures(folder: Path) -> Foreign:
     return foreign
 
 
+def kernel_reader(folder: Path) -> KernelReader:
+    """The support vector machine, on the labels of the training cells."""
+    count = len(cells("train"))
+    files = {key: np.load(folder / f"real_256_{key}.npy", mmap_mode="r") for key in CHANNELS}
+    rows = [{key: torch.from_numpy(file[i : i + 64].astype(np.float32)) for key, file in files.items()} for i in range(0, count, 64)]
+    x = torch.cat([pooled(row) for row in rows])[:count].numpy()
+    mean, scale = x.mean(0), x.std(0) + 1e-6
+    components = PCA(COMPONENTS, random_state=0).fit((x - mean) / scale)
+    z = components.transform((x - mean) / scale)
+    machine = SVC(C=10.0).fit(z, [cell.defective for cell in cells("train")])
+    reader = KernelReader(len(machine.support_))
+    found = {
+        "mean": mean, "axes": components.components_.T / scale[:, None], "vectors": machine.support_vectors_,
+        "weights": machine.dual_coef_[0], "gamma": 1 / (COMPONENTS * z.var()), "bias": machine.intercept_[0],
+    }  # fmt: skip
+    reader.load_state_dict({name: torch.tensor(np.asarray(value, np.float32)) for name, value in found.items()})
+    return reader
+
+
 def write_witness(folder: Path, out: Path) -> None:
     model = Verdict()
     model.load_state_dict(torch.load(folder / "backbone.pt", weights_only=True))
-    parts = {"later": model.later, "reader": model.reader, "foreign": known_pictures(folder)}
+    parts = {"later": model.later, "reader": model.reader, "kernel": kernel_reader(folder), "foreign": known_pictures(folder)}
     tensors = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
     tensors = {name: value if part_is_exact(name) else value.half() for name, value in tensors.items() if value.is_floating_point()}
     save_file({name: value.contiguous() for name, value in tensors.items()}, out / "backbone.safetensors")
 
 
 def part_is_exact(name: str) -> bool:
-    """Variances of half precision would change the network."""
-    return "running_" in name or name.startswith("foreign.")
+    """Variances of half precision would change the network, and so would means that are far from 0."""
+    return "running_" in name or name.startswith(("foreign.", "kernel."))
 
 
 # --- the witnesses as served --------------------------------------------------------------------------------------------
