@@ -107,11 +107,11 @@ def judge(
     out: Path, student: Student, sam: TinySam, held: Examples, logits: np.ndarray, no: int, platt: tuple[float, float]
 ) -> list[dict[str, object]]:
     """Figures of the held back simulated pictures and, if the folder has a test part, of that; by class and of all."""
-    sets = {"held back, simulated": (held.pictures, Found(logits, mask_logits(sam, held.pictures, np.arange(len(held.pictures)))))}
+    sets = {"held back": (held.pictures, Found(logits, mask_logits(sam, held.pictures, np.arange(len(held.pictures)))))}
     if (out / "test.json").exists():
         test = Examples(out, "test", held.prompts)
         found = Found(platt[0] * held_logits(student, test, no) + platt[1], mask_logits(sam, test.pictures, np.arange(len(test.pictures))))
-        sets["the folder's test part"] = test.pictures, found
+        sets["test part"] = test.pictures, found
     table: list[dict[str, object]] = []
     for name, (pictures, found) in sets.items():
         products = np.array([row.product for row in pictures.rows])
