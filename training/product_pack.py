@@ -80,9 +80,15 @@ def pack(out: Path, target: Path, seed: int, states: int = STATES, weights: Path
     logits = held_logits(student, held, no)
     truth = held.pictures.defective
     print(f"held back: AUROC of the verdict as trained {roc_auc_score(truth, own):.4f}, fitted {roc_auc_score(truth, logits):.4f}")
-    scale, bias = calibrate(logits, truth.astype(np.float64))
+    scale, bias = balanced(logits, truth)
     write_deltas(target, student, sam, out, {"seg": student.seg, "no": no, "yes": yes, "scale": scale, "bias": bias}, weights)
     (out / "report.json").write_text(json.dumps(judge(out, student, sam, held, scale * logits + bias, no, (scale, bias)), indent=1))
+
+
+def balanced(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Platt's scale and bias for as many normal as defective pictures, whatever the set holds: each class repeated by the other's size."""
+    each = [np.repeat(logits[truth == kind], (truth != kind).sum()) for kind in (False, True)]
+    return calibrate(np.concatenate(each), np.repeat([0.0, 1.0], [len(part) for part in each]))
 
 
 def held_logits(student: Student, examples: Examples, no: int) -> np.ndarray:
