@@ -73,11 +73,11 @@ def pack(out: Path, target: Path, seed: int, states: int = STATES, weights: Path
     yes, no = prompts.reply("Yes")[0], prompts.reply("No")[0]
     train, held = Examples(out, "train", prompts), Examples(out, "held", prompts)
     rows = spread(len(train.pictures), states)
-    hidden = ends(student, train, rows)
-    own = held_logits(student, held, no)
+    hidden, judged = ends(student, train, rows), ends(student, held, np.arange(len(held.pictures)))
+    own = verdicts(student, judged, no)
     fit_verdict(student, hidden, train.pictures.defective[rows], no)
     fit_seg_head(student, hidden, torch.zeros(len(hidden), dtype=torch.long), sam.seg_prompts.detach()[:1])
-    logits = held_logits(student, held, no)
+    logits = verdicts(student, judged, no)
     truth = held.pictures.defective
     print(f"held back: AUROC of the verdict as trained {roc_auc_score(truth, own):.4f}, fitted {roc_auc_score(truth, logits):.4f}")
     scale, bias = balanced(logits, truth)
@@ -91,10 +91,10 @@ def balanced(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return calibrate(np.concatenate(each), np.repeat([0.0, 1.0], [len(part) for part in each]))
 
 
-def held_logits(student: Student, examples: Examples, no: int) -> np.ndarray:
-    """float32 [N], before calibration."""
+def verdicts(student: Student, hidden: Tensor, no: int) -> np.ndarray:
+    """float32 [N], before calibration, from hidden states [N, H]."""
     with torch.inference_mode():
-        return student.verdict(ends(student, examples, np.arange(len(examples.pictures))), no).numpy()
+        return student.verdict(hidden, no).numpy()
 
 
 def write_deltas(target: Path, student: Student, sam: TinySam, out: Path, verdict: dict[str, float], weights: Path) -> None:
@@ -116,7 +116,8 @@ def judge(
     sets = {"held back": (held.pictures, Found(logits, mask_logits(sam, held.pictures, np.arange(len(held.pictures)))))}
     if (out / "test.json").exists():
         test = Examples(out, "test", held.prompts)
-        found = Found(platt[0] * held_logits(student, test, no) + platt[1], mask_logits(sam, test.pictures, np.arange(len(test.pictures))))
+        rows = np.arange(len(test.pictures))
+        found = Found(platt[0] * verdicts(student, ends(student, test, rows), no) + platt[1], mask_logits(sam, test.pictures, rows))
         sets["test part"] = test.pictures, found
     table: list[dict[str, object]] = []
     for name, (pictures, found) in sets.items():
