@@ -40,12 +40,13 @@ def _repository(command: argparse.ArgumentParser, profile: str | None) -> None:
 # torch and TensorRT are slow to import: --help should not wait for them.
 def _tiny(command: argparse.ArgumentParser) -> None:
     def run(chosen: argparse.Namespace) -> None:
-        from .tiny import export_tiny
+        from .tiny import WEIGHTS, export_tiny
 
-        export_tiny(chosen.repository, chosen.profile)
+        export_tiny(chosen.repository, chosen.profile, chosen.weights or WEIGHTS)
 
     command.set_defaults(run=run)
     _repository(command, "tiny")
+    command.add_argument("--weights", type=Path, metavar="DIR", help="trained deltas (default: the ones this repository ships)")
 
 
 def _sam(command: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ def busbars(cell: np.ndarray) -> list[int]:
     return sorted(found) or [cell.shape[0] // 2]
 
 
-def _strokes(shape: tuple[int, int], lines: list[np.ndarray], width: float) -> np.ndarray:
+def strokes(shape: tuple[int, int], lines: list[np.ndarray], width: float) -> np.ndarray:
     """Anti-aliased coverage in 0..1 of polylines (float points x, y)."""
     canvas = np.zeros((shape[0] * SUPERSAMPLE, shape[1] * SUPERSAMPLE), np.uint8)
     for points in lines:
@@ -48,7 +48,7 @@ def _strokes(shape: tuple[int, int], lines: list[np.ndarray], width: float) -> n
     return cv2.resize(canvas, shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _walk(rng: np.random.Generator, start: np.ndarray, angle: float, length: float) -> np.ndarray:
+def walk(rng: np.random.Generator, start: np.ndarray, angle: float, length: float) -> np.ndarray:
     """A nearly straight polyline: cracks follow the crystal, with small kinks."""
     steps = int(rng.integers(2, 6))
     points = [start]
@@ -62,12 +62,12 @@ def crack(cell: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
     """Returns darkness in 0..1 and the mask."""
     size = cell.shape[0]
     angle = rng.choice([1, -1]) * rng.uniform(0.35, 1.35) + rng.choice([0, np.pi])
-    main = _walk(rng, rng.uniform(0.08, 0.92, 2) * size, angle, rng.uniform(0.2, 0.8) * size)
+    main = walk(rng, rng.uniform(0.08, 0.92, 2) * size, angle, rng.uniform(0.2, 0.8) * size)
     lines = [main]
     for _ in range(int(rng.choice([0, 0, 1, 2, 4]))):
         origin = main[rng.integers(len(main))]
-        lines.append(_walk(rng, origin, angle + rng.choice([1, -1]) * rng.uniform(0.4, 1.4), rng.uniform(0.1, 0.4) * size))
-    coverage = _strokes(cell.shape, lines, rng.uniform(0.9, 2.6))
+        lines.append(walk(rng, origin, angle + rng.choice([1, -1]) * rng.uniform(0.4, 1.4), rng.uniform(0.1, 0.4) * size))
+    coverage = strokes(cell.shape, lines, rng.uniform(0.9, 2.6))
     soft = cv2.GaussianBlur(coverage, (0, 0), rng.uniform(0.5, 0.9))
     mask = cv2.dilate((soft > 0.2).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     return soft * rng.uniform(0.25, 0.75), mask
@@ -111,7 +111,7 @@ def finger_interruption(cell: np.ndarray, rng: np.random.Generator) -> tuple[np.
         start = float(rng.choice(bars))
         end = np.clip(start + rng.choice([1, -1]) * rng.uniform(0.08, 0.3) * size, 4, size - 4)
         here = np.clip(x + rng.normal(0, 30), 6, size - 6)
-        line = _strokes(cell.shape, [np.array([[here, start], [here, end]])], rng.uniform(1.5, 4.5))
+        line = strokes(cell.shape, [np.array([[here, start], [here, end]])], rng.uniform(1.5, 4.5))
         darkness = np.maximum(darkness, line * rng.uniform(0.18, 0.5))
     soft = cv2.GaussianBlur(darkness, (0, 0), rng.uniform(0.7, 1.3))
     mask = cv2.dilate((soft > 0.06).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
