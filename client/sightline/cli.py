@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         with Client(args.url, timeout=args.timeout) as client:
-            return args.run(client, args)
+            return int(args.run(client, args))
     except NotInspected as error:
         print(f"sightline: {type(error).__name__}: {error.message}", file=sys.stderr)
         return NOT_INSPECTED
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, run: Any, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
     command.set_defaults(run=run)
     url = os.environ.get("SIGHTLINE_URL", "localhost:8001")
     command.add_argument("--url", default=url, metavar="HOST:PORT", help=f"gRPC address of the server ({url}; environment: SIGHTLINE_URL)")

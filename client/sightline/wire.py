@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -16,31 +15,11 @@ from .errors import InvalidInput, ServerFault, from_status
 from .pictures import Picture, encode
 from .report import Complete, Event, Piece, Report, Segment, Verdict, parse
 
-INT32_MAX = 2**31 - 1
+Request: TypeAlias = Any  # protobuf messages; tritonclient brings no types
+Response: TypeAlias = Any
+StreamResponse: TypeAlias = Any
 METADATA = (("triton_grpc_error", "true"),)  # without it an error inside a stream has no status
-CHANNEL = (
-    ("grpc.max_send_message_length", INT32_MAX),
-    ("grpc.max_receive_message_length", INT32_MAX),
-    ("grpc.lb_policy_name", "round_robin"),  # replicas behind one headless name share the load
-)
 ANSWER = ("REPORT", "HEATMAP")  # the mask is in the report as runs: a full one would be a byte for each pixel
-
-
-class Options(TypedDict, total=False):
-    """What an inspection may be told beside the picture; None is the same as leaving it out.
-
-    prompt: the question, at most 2,000 characters. product: name of an enrolled product. box: x_min, y_min, x_max, y_max of
-    the part in pixels; only that is inspected. reference: 1 to 16 pictures of normal parts. expert: a hint of your own.
-    history: earlier turns, {"role": "user" | "assistant", "content": text}, oldest first, at most 32. max_tokens: 1 to 512.
-    """
-
-    prompt: str | None
-    product: str | None
-    box: Sequence[float] | None
-    reference: Sequence[Picture] | None
-    expert: str | None
-    history: Sequence[Mapping[str, str]] | None
-    max_tokens: int | None
 
 
 class Tensors(dict[str, tuple[str, list[int], bytes]]):
@@ -117,30 +96,30 @@ def product_action(
     return tensors
 
 
-def request(model: str, tensors: Tensors, timeout: float, outputs: Sequence[str] = ()) -> service_pb2.ModelInferRequest:
+def request(model: str, tensors: Tensors, timeout: float, outputs: Sequence[str] = (), name: str = "") -> Request:
     """The message for `model`. The server is told the same deadline (`timeout`, seconds) that the call is given."""
-    message = service_pb2.ModelInferRequest(model_name=model, id=str(uuid.uuid4()))
-    for name, (dtype, shape, content) in tensors.items():
-        message.inputs.add(name=name, datatype=dtype, shape=shape)
+    message = service_pb2.ModelInferRequest(model_name=model, id=name)
+    for key, (dtype, shape, content) in tensors.items():
+        message.inputs.add(name=key, datatype=dtype, shape=shape)
         message.raw_input_contents.append(content)
-    for name in outputs:
-        message.outputs.add(name=name)
+    for output in outputs:
+        message.outputs.add(name=output)
     message.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
     return message
 
 
-def read_report(response: service_pb2.ModelInferResponse) -> Report:
+def read_report(response: Response) -> Report:
     return parse(_text(response, "REPORT"), InferResult(response).as_numpy("HEATMAP"))
 
 
-def read_json(response: service_pb2.ModelInferResponse) -> Any:
+def read_json(response: Response) -> Any:
     try:
         return json.loads(_text(response, "REPORT"))
     except ValueError as error:
         raise ServerFault("the server's answer is not JSON", "INTERNAL") from error
 
 
-def read_segment(response: service_pb2.ModelInferResponse) -> Segment:
+def read_segment(response: Response) -> Segment:
     result = InferResult(response)
     mask, iou = result.as_numpy("MASK"), result.as_numpy("IOU")
     if mask is None or iou is None or iou.size != 1:
@@ -148,11 +127,11 @@ def read_segment(response: service_pb2.ModelInferResponse) -> Segment:
     return Segment(mask, float(iou.flat[0]), _text(response, "CUTOUT"))
 
 
-def _text(response: service_pb2.ModelInferResponse, name: str) -> bytes:
+def _text(response: Response, name: str) -> bytes:
     values = InferResult(response).as_numpy(name)
     if values is None or values.size != 1:
         raise ServerFault(f"the server answered without {name}", "INTERNAL")
-    return values.flat[0]
+    return bytes(values.flat[0])
 
 
 class StreamReader:
@@ -161,7 +140,7 @@ class StreamReader:
     def __init__(self) -> None:
         self._began = self._complete = False
 
-    def read(self, response: service_pb2.ModelStreamInferResponse) -> Event | None:
+    def read(self, response: StreamResponse) -> Event | None:
         """The event of a response; None for an empty one that carries the final flag alone."""
         if response.error_message:
             raise from_status(grpc.StatusCode.INTERNAL, response.error_message)
@@ -175,7 +154,7 @@ class StreamReader:
             raise ServerFault("the stream is out of order: text outside of its verdict and its report", "INTERNAL")
         return Piece(_text(message, "TEXT").decode())
 
-    def _report(self, message: service_pb2.ModelInferResponse) -> Event:
+    def _report(self, message: Response) -> Event:
         report = read_report(message)
         if not self._began:
             self._began = True
