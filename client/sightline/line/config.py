@@ -112,7 +112,11 @@ def _make(made: Any, values: dict[str, Any], folder: Path, where: str) -> Any:
     for name, field in known.items():
         if field.default is MISSING and field.default_factory is MISSING and name not in values:
             raise _wrong(f"{where}{name} is missing")
-    return made(**{name: _value(value, hints[name], folder, where + name) for name, value in values.items()})
+    checked = {name: _value(value, hints[name], folder, where + name) for name, value in values.items()}
+    try:
+        return made(**checked)
+    except ValueError as error:
+        raise _wrong(f"{where}{error}") from error
 
 
 def _value(value: Any, hint: Any, folder: Path, where: str) -> Any:

@@ -36,7 +36,7 @@ class Store:
         for made in (self._spool, self._rejected):
             made.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(folder / "line.db", check_same_thread=False, isolation_level=None)
+        self._db = sqlite3.connect(folder / "line.db", timeout=0.5, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # a second line on the same folder is refused, not mixed in
         self._db.executescript(TABLES)
