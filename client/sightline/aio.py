@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Unpack
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from . import calls
 from .base import Connection, deadline
@@ -20,7 +20,7 @@ from .errors import NotInspected
 from .pictures import Picture
 from .policy import Settings
 from .race import Race
-from .replicas import Replica
+from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
 from .session import AsyncChat
 from .tls import Tls
@@ -42,6 +42,7 @@ class Client(Connection):
         tls: Tls | None = None,
         **settings: Unpack[Settings],
     ) -> None:
+        self._blocking: list[grpc.Channel] = []
         super().__init__(url, timeout, credentials, tls=tls, **settings)
         self._places = asyncio.Semaphore(self._policy.max_in_flight)
 
@@ -101,13 +102,24 @@ class Client(Connection):
         """Ends the connections; calls still running raise Cancelled."""
         self._closed = True
         for replica in self._replicas.all:
+            if replica.shared:
+                await asyncio.to_thread(replica.shared.close)
             await replica.channel.close()
+        for channel in self._blocking:
+            channel.close()
 
     async def __aenter__(self) -> Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def _blocking_stub(self, replica: Replica) -> Any:
+        """A connection of its own: the loop's cannot be used from a thread. It is made when it is needed."""
+        secret, options = self._secret, self._options
+        channel = grpc.secure_channel(replica.address, secret, options) if secret else grpc.insecure_channel(replica.address, options)
+        self._blocking.append(channel)
+        return service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
     async def _ready(self, replica: Replica, timeout: float) -> bool:
         try:
@@ -146,8 +158,8 @@ class Client(Connection):
 
     async def _answer(self, call: Call[T], race: Race) -> T:
         ended: asyncio.Queue[Any] = asyncio.Queue()
-        running: dict[Any, Replica] = {}
-        self._begin(call, race, running, ended)
+        running: dict[Any, Attempt] = {}
+        await self._begin(call, race, running, ended)
         try:
             while True:
                 try:
@@ -155,23 +167,36 @@ class Client(Connection):
                         done = await ended.get()
                 except TimeoutError:
                     if race.due():
-                        self._begin(call, race, running, ended)
+                        await self._begin(call, race, running, ended)
                     continue
-                replica = running.pop(done)
-                if (code := await done.code()) is grpc.StatusCode.OK:
-                    replica.answered()
+                attempt = running.pop(done)
+                code = await done.code()
+                attempt.settle(code is grpc.StatusCode.OK)
+                if code is grpc.StatusCode.OK:
+                    attempt.replica.answered()
                     return call.answer(await done)
-                error = self._error(call, replica, code, await done.details())
-                if not race.lost(replica, error, bool(running)):
+                error = self._error(call, attempt.replica, code, await done.details())
+                if attempt.region_is_lost(error) and attempt.replica.shared:
+                    attempt.replica.shared.lost()
+                    self._send(call, race, Attempt(attempt.replica), running, ended)
+                elif not race.lost(attempt.replica, error, bool(running)):
                     raise error
         finally:
-            for other in running:
+            for other, attempt in running.items():
                 other.cancel()
+                attempt.settle(False)
 
-    def _begin(self, call: Call[T], race: Race, running: dict[Any, Replica], ended: asyncio.Queue[Any]) -> None:
-        replica, seconds = race.start(), race.left()
-        flight = replica.stub.ModelInfer(call.message(seconds), timeout=seconds, metadata=call.metadata())
-        running[flight] = replica
+    async def _begin(self, call: Call[T], race: Race, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:
+        replica, size = race.start(), call.tensors.large()
+        shared = replica.shared if replica.shared and replica.shared.wants(size) else None
+        region = (shared.take(size) or await asyncio.to_thread(shared.make, size)) if shared else None
+        self._send(call, race, Attempt(replica, region), running, ended)
+
+    def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:
+        seconds = race.left()
+        message = call.message(seconds, attempt.region)
+        flight = attempt.replica.stub.ModelInfer(message, timeout=seconds, metadata=call.metadata())
+        running[flight] = attempt
         self._flights[call.request_id].append(flight)
         flight.add_done_callback(ended.put_nowait)
 

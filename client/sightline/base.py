@@ -13,6 +13,7 @@ from .errors import Cancelled, InvalidInput, NotInspected, Overloaded, Timeout, 
 from .policy import Budget, Policy, Settings
 from .race import Race
 from .replicas import CHANNEL, Replica, Replicas
+from .shared import Shared, is_here
 from .tls import Tls
 
 T = TypeVar("T")
@@ -44,6 +45,9 @@ class Connection:
         self._secret = tls.credentials() if tls else credentials
         self._options: Sequence[tuple[str, str | int]] = (*CHANNEL, *(tls.options() if tls else ()))
         self._replicas = Replicas(url, self._connect)
+        for replica in self._replicas.all:
+            if self._policy.shared_memory and is_here(replica.address):
+                replica.shared = Shared(self._blocking_stub(replica))
         self._flights: dict[str, list[Any]] = {}
         self._dropped: set[str] = set()
         self._closed = False
@@ -61,6 +65,10 @@ class Connection:
         if self._secret:
             return self._grpc.secure_channel(address, self._secret, options=self._options)
         return self._grpc.insecure_channel(address, options=self._options)
+
+    def _blocking_stub(self, replica: Replica) -> Any:
+        """What the shared memory is registered with."""
+        return replica.stub
 
     def _check_open(self, call: Call[Any]) -> None:
         if self._closed:

@@ -11,6 +11,7 @@ from .errors import InvalidInput, NotInspected, ServerFault
 from .pictures import Picture
 from .policy import Policy
 from .report import Complete, Event, Report, Segment, Verdict
+from .shared import Region
 
 T = TypeVar("T")
 ENROLL_S = 600.0  # enrolling embeds every picture
@@ -66,8 +67,8 @@ class Call(Generic[T]):
     def metadata(self) -> tuple[tuple[str, str], ...]:
         return (*wire.METADATA, *((("traceparent", self.traceparent),) if self.traceparent else ()))
 
-    def message(self, seconds: float) -> wire.Request:
-        return wire.request(self.model, self.tensors, seconds, self.outputs, self.request_id)
+    def message(self, seconds: float, region: Region | None = None) -> wire.Request:
+        return wire.request(self.model, self.tensors, seconds, self.outputs, self.request_id, region)
 
     def answer(self, response: wire.Response) -> T:
         """What the response says. ServerFault where it is the answer to somebody else."""

@@ -19,7 +19,7 @@ from .errors import Cancelled, NotInspected
 from .pictures import Picture
 from .policy import Settings
 from .race import Race
-from .replicas import Replica
+from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
 from .session import Chat
 from .tls import Tls
@@ -106,6 +106,8 @@ class Client(Connection):
         """Ends the connections; calls still running raise Cancelled."""
         self._closed = True
         for replica in self._replicas.all:
+            if replica.shared:
+                replica.shared.close()
             replica.channel.close()
 
     def __enter__(self) -> Client:
@@ -150,7 +152,7 @@ class Client(Connection):
 
     def _answer(self, call: Call[T], race: Race) -> T:
         ended: SimpleQueue[Any] = SimpleQueue()
-        running: dict[Any, Replica] = {}
+        running: dict[Any, Attempt] = {}
         self._begin(call, race, running, ended)
         try:
             while True:
@@ -160,24 +162,36 @@ class Client(Connection):
                     if race.due():
                         self._begin(call, race, running, ended)
                     continue
-                replica = running.pop(done)
+                attempt = running.pop(done)
+                attempt.settle(done.code() is grpc.StatusCode.OK)
                 if done.code() is grpc.StatusCode.OK:
-                    replica.answered()
+                    attempt.replica.answered()
                     return call.answer(done.result())
-                error = self._error(call, replica, done.code(), done.details())
-                if not race.lost(replica, error, bool(running)):
+                error = self._error(call, attempt.replica, done.code(), done.details())
+                if attempt.region_is_lost(error) and attempt.replica.shared:
+                    attempt.replica.shared.lost()
+                    self._send(call, race, Attempt(attempt.replica), running, ended)
+                elif not race.lost(attempt.replica, error, bool(running)):
                     raise error
         finally:
-            for other in running:
+            for other, attempt in running.items():
                 other.cancel()
+                attempt.settle(False)
 
-    def _begin(self, call: Call[T], race: Race, running: dict[Any, Replica], ended: SimpleQueue[Any]) -> None:
-        replica, seconds = race.start(), race.left()
+    def _begin(self, call: Call[T], race: Race, running: dict[Any, Attempt], ended: SimpleQueue[Any]) -> None:
+        replica, size = race.start(), call.tensors.large()
+        shared = replica.shared if replica.shared and replica.shared.wants(size) else None
+        self._send(call, race, Attempt(replica, (shared.take(size) or shared.make(size)) if shared else None), running, ended)
+
+    def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: SimpleQueue[Any]) -> None:
+        seconds = race.left()
+        message = call.message(seconds, attempt.region)
         try:
-            flight = replica.stub.ModelInfer.future(call.message(seconds), timeout=seconds, metadata=call.metadata())
+            flight = attempt.replica.stub.ModelInfer.future(message, timeout=seconds, metadata=call.metadata())
         except ValueError:  # gRPC's word for a closed channel
+            attempt.settle(False)
             raise Cancelled("the client is closed", "CANCELLED") from None
-        running[flight] = replica
+        running[flight] = attempt
         self._flights[call.request_id].append(flight)
         flight.add_done_callback(ended.put)
 

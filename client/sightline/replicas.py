@@ -6,12 +6,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tritonclient.grpc import service_pb2_grpc
 
-from .errors import InvalidInput
+from .errors import InvalidInput, NotInspected
 from .policy import rest
+from .shared import Region, Shared
 
 INT32_MAX = 2**31 - 1
 ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
@@ -40,6 +42,7 @@ class Replica:
         self.channel = channel
         self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         self.many = address.startswith("dns:")  # a retry may come to another server of the same name
+        self.shared: Shared | None = None
         self.rests_until = 0.0
         self._failures = 0
 
@@ -50,6 +53,22 @@ class Replica:
 
     def answered(self) -> None:
         self._failures, self.rests_until = 0, 0.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One request on its way to one replica, and the shared memory that holds its inputs."""
+
+    replica: Replica
+    region: Region | None = None
+
+    def settle(self, answered: bool) -> None:
+        if self.region and self.replica.shared:
+            (self.replica.shared.free if answered else self.replica.shared.drop)(self.region)
+
+    def region_is_lost(self, error: NotInspected) -> bool:
+        """Whether the server does not know the region: it was started anew, and nothing was computed."""
+        return self.region is not None and "shared memory region" in error.message
 
 
 class Replicas:

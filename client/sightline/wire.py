@@ -14,6 +14,7 @@ from tritonclient.grpc import InferResult, service_pb2
 from .errors import InvalidInput, ServerFault, from_status
 from .pictures import Picture, encode
 from .report import Complete, Event, Piece, Report, Segment, Verdict, parse
+from .shared import LEAST, Region
 
 Request: TypeAlias = Any  # protobuf messages; tritonclient brings no types
 Response: TypeAlias = Any
@@ -35,6 +36,15 @@ class Tensors(dict[str, tuple[str, list[int], bytes]]):
         except (ValueError, TypeError, OverflowError) as error:
             raise InvalidInput(f"{name}: expected numbers, got {values!r}", "INVALID_ARGUMENT") from error
         self[name] = (dtype, list(array.shape), array.tobytes())
+
+    def large(self) -> int:
+        """Bytes of those inputs that are worth shared memory."""
+        return sum(len(content) for _, _, content in self.values() if len(content) >= LEAST)
+
+    def written(self, region: Region) -> dict[str, int]:
+        """Puts the large ones into the region; where each begins."""
+        names = [name for name, (_, _, content) in self.items() if len(content) >= LEAST]
+        return dict(zip(names, region.write([self[name][2] for name in names]), strict=True))
 
 
 def inspection(
@@ -96,12 +106,21 @@ def product_action(
     return tensors
 
 
-def request(model: str, tensors: Tensors, timeout: float, outputs: Sequence[str] = (), name: str = "") -> Request:
-    """The message for `model`. The server is told the same deadline (`timeout`, seconds) that the call is given."""
+def request(
+    model: str, tensors: Tensors, timeout: float, outputs: Sequence[str] = (), name: str = "", region: Region | None = None
+) -> Request:
+    """The message for `model`. The server is told the same deadline (`timeout`, seconds) that the call is given. Large inputs are
+    written to `region`, where there is one."""
     message = service_pb2.ModelInferRequest(model_name=model, id=name)
+    places = tensors.written(region) if region else {}
     for key, (dtype, shape, content) in tensors.items():
-        message.inputs.add(name=key, datatype=dtype, shape=shape)
-        message.raw_input_contents.append(content)
+        tensor = message.inputs.add(name=key, datatype=dtype, shape=shape)
+        if region and key in places:
+            tensor.parameters["shared_memory_region"].string_param = region.name
+            tensor.parameters["shared_memory_offset"].int64_param = places[key]
+            tensor.parameters["shared_memory_byte_size"].int64_param = len(content)
+        else:
+            message.raw_input_contents.append(content)
     for output in outputs:
         message.outputs.add(name=output)
     message.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
