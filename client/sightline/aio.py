@@ -11,7 +11,6 @@ from typing import Any, TypeVar, Unpack
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from . import calls
 from .base import Connection, deadline
@@ -19,6 +18,7 @@ from .calls import Call, Events, Options, Sending
 from .errors import NotInspected
 from .pictures import Picture
 from .policy import Settings
+from .protocol import Service, message
 from .race import Race
 from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
@@ -119,11 +119,11 @@ class Client(Connection):
         secret, options = self._secret, self._options
         channel = grpc.secure_channel(replica.address, secret, options) if secret else grpc.insecure_channel(replica.address, options)
         self._blocking.append(channel)
-        return service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        return Service(channel)
 
     async def _ready(self, replica: Replica, timeout: float) -> bool:
         try:
-            return bool((await replica.stub.ModelReady(service_pb2.ModelReadyRequest(name="inspect"), timeout=timeout)).ready)
+            return bool((await replica.stub.ModelReady(message("ModelReadyRequest", name="inspect"), timeout=timeout)).ready)
         except grpc.RpcError:
             return False
 
@@ -194,8 +194,8 @@ class Client(Connection):
 
     def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:
         seconds = race.left()
-        message = call.message(seconds, attempt.region)
-        flight = attempt.replica.stub.ModelInfer(message, timeout=seconds, metadata=call.metadata())
+        request = call.message(seconds, attempt.region)
+        flight = attempt.replica.stub.ModelInfer(request, timeout=seconds, metadata=call.metadata())
         running[flight] = attempt
         self._flights[call.request_id].append(flight)
         flight.add_done_callback(ended.put_nowait)

@@ -10,7 +10,6 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, Unpack
 
 import grpc
-from tritonclient.grpc import service_pb2
 
 from . import calls
 from .base import Connection, deadline
@@ -18,6 +17,7 @@ from .calls import Call, Events, Options, Sending
 from .errors import Cancelled, NotInspected
 from .pictures import Picture
 from .policy import Settings
+from .protocol import message
 from .race import Race
 from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
@@ -118,7 +118,7 @@ class Client(Connection):
 
     def _ready(self, replica: Replica, timeout: float) -> bool:
         try:
-            return bool(replica.stub.ModelReady(service_pb2.ModelReadyRequest(name="inspect"), timeout=timeout).ready)
+            return bool(replica.stub.ModelReady(message("ModelReadyRequest", name="inspect"), timeout=timeout).ready)
         except grpc.RpcError:
             return False
 
@@ -185,9 +185,9 @@ class Client(Connection):
 
     def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: SimpleQueue[Any]) -> None:
         seconds = race.left()
-        message = call.message(seconds, attempt.region)
+        request = call.message(seconds, attempt.region)
         try:
-            flight = attempt.replica.stub.ModelInfer.future(message, timeout=seconds, metadata=call.metadata())
+            flight = attempt.replica.stub.ModelInfer.future(request, timeout=seconds, metadata=call.metadata())
         except ValueError:  # gRPC's word for a closed channel
             attempt.settle(False)
             raise Cancelled("the client is closed", "CANCELLED") from None

@@ -9,10 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tritonclient.grpc import service_pb2_grpc
-
 from .errors import InvalidInput, NotInspected
 from .policy import rest
+from .protocol import Service
 from .shared import Region, Shared
 
 INT32_MAX = 2**31 - 1
@@ -40,7 +39,7 @@ class Replica:
     def __init__(self, address: str, channel: Any) -> None:
         self.address = address
         self.channel = channel
-        self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        self.stub: Any = Service(channel)
         self.many = address.startswith("dns:")  # a retry may come to another server of the same name
         self.shared: Shared | None = None
         self.rests_until = 0.0

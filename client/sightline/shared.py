@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2
+
+from .protocol import message
 
 FOLDER = Path("/dev/shm")
 LEAST, MOST = 512 << 10, 512 << 20  # bytes: below, gRPC is as fast; above, for all regions of a server together, /dev/shm is not ours
@@ -97,7 +98,7 @@ class Shared:
         try:
             self._tidy()
             request = {"name": region.name, "key": f"/{region.name}", "offset": 0, "byte_size": size}
-            self._stub.SystemSharedMemoryRegister(service_pb2.SystemSharedMemoryRegisterRequest(**request), timeout=PATIENCE_S)
+            self._stub.SystemSharedMemoryRegister(message("SystemSharedMemoryRegisterRequest", **request), timeout=PATIENCE_S)
         except (grpc.RpcError, ValueError) as error:
             region.unlink()
             self._refused(error)
@@ -153,13 +154,13 @@ class Shared:
             doomed, self._doomed = [region.name for region in self._doomed], []
             looked, self._looked = self._looked, True
         if not looked:
-            status = self._stub.SystemSharedMemoryStatus(service_pb2.SystemSharedMemoryStatusRequest(), timeout=PATIENCE_S)
-            doomed += [name for name in status.regions if _is_dead(name)]
+            status = self._stub.SystemSharedMemoryStatus(message("SystemSharedMemoryStatusRequest"), timeout=PATIENCE_S)
+            doomed += [region.key for region in status.regions if _is_dead(region.key)]
         for name in doomed:
             self._unregister(name)
 
     def _unregister(self, name: str) -> None:
-        self._stub.SystemSharedMemoryUnregister(service_pb2.SystemSharedMemoryUnregisterRequest(name=name), timeout=PATIENCE_S)
+        self._stub.SystemSharedMemoryUnregister(message("SystemSharedMemoryUnregisterRequest", name=name), timeout=PATIENCE_S)
 
 
 def is_here(address: str) -> bool:

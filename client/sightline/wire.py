@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
-from tritonclient.grpc import InferResult, service_pb2
 
 from .errors import InvalidInput, ServerFault, from_status
 from .pictures import Picture, encode
+from .protocol import message
 from .report import Complete, Event, Piece, Report, Segment, Verdict, parse
 from .shared import LEAST, Region
 
-Request: TypeAlias = Any  # protobuf messages; tritonclient brings no types
+Request: TypeAlias = Any  # protobuf messages
 Response: TypeAlias = Any
 StreamResponse: TypeAlias = Any
 METADATA = (("triton_grpc_error", "true"),)  # without it an error inside a stream has no status
@@ -111,24 +111,24 @@ def request(
 ) -> Request:
     """The message for `model`. The server is told the same deadline (`timeout`, seconds) that the call is given. Large inputs are
     written to `region`, where there is one."""
-    message = service_pb2.ModelInferRequest(model_name=model, id=name)
+    made = message("ModelInferRequest", model_name=model, id=name)
     places = tensors.written(region) if region else {}
     for key, (dtype, shape, content) in tensors.items():
-        tensor = message.inputs.add(name=key, datatype=dtype, shape=shape)
+        tensor = made.inputs.add(name=key, datatype=dtype, shape=shape)
         if region and key in places:
-            tensor.parameters["shared_memory_region"].string_param = region.name
-            tensor.parameters["shared_memory_offset"].int64_param = places[key]
-            tensor.parameters["shared_memory_byte_size"].int64_param = len(content)
+            tensor.parameters.add(key="shared_memory_region").value.string_param = region.name
+            tensor.parameters.add(key="shared_memory_offset").value.int64_param = places[key]
+            tensor.parameters.add(key="shared_memory_byte_size").value.int64_param = len(content)
         else:
-            message.raw_input_contents.append(content)
+            made.raw_input_contents.append(content)
     for output in outputs:
-        message.outputs.add(name=output)
-    message.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
-    return message
+        made.outputs.add(name=output)
+    made.parameters.add(key="timeout").value.int64_param = max(1, int(timeout * 1e6))
+    return made
 
 
 def read_report(response: Response) -> Report:
-    return parse(_text(response, "REPORT"), InferResult(response).as_numpy("HEATMAP"))
+    return parse(_text(response, "REPORT"), _array(response, "HEATMAP", "UINT8"))
 
 
 def read_json(response: Response) -> Any:
@@ -139,18 +139,36 @@ def read_json(response: Response) -> Any:
 
 
 def read_segment(response: Response) -> Segment:
-    result = InferResult(response)
-    mask, iou = result.as_numpy("MASK"), result.as_numpy("IOU")
+    mask, iou = _array(response, "MASK", "UINT8"), _array(response, "IOU", "FP32")
     if mask is None or iou is None or iou.size != 1:
         raise ServerFault("the server answered without MASK or IOU", "INTERNAL")
     return Segment(mask, float(iou.flat[0]), _text(response, "CUTOUT"))
 
 
 def _text(response: Response, name: str) -> bytes:
-    values = InferResult(response).as_numpy(name)
-    if values is None or values.size != 1:
+    content = _content(response, name, "BYTES")
+    if content is None or len(content) < 4 or struct.unpack_from("<I", content)[0] != len(content) - 4:
         raise ServerFault(f"the server answered without {name}", "INTERNAL")
-    return bytes(values.flat[0])
+    return content[4:]
+
+
+def _array(response: Response, name: str, dtype: str) -> Any:
+    content = _content(response, name, dtype)
+    if content is None:
+        return None
+    shape = next(output.shape for output in response.outputs if output.name == name)
+    try:
+        return np.frombuffer(content, {"FP32": "<f4", "UINT8": "u1"}[dtype]).reshape(tuple(shape))
+    except ValueError as error:
+        raise ServerFault(f"the server's {name} has not the size that it says", "INTERNAL") from error
+
+
+def _content(response: Response, name: str, dtype: str) -> bytes | None:
+    """An output's bytes; None where there is none of that name and type."""
+    for output, content in zip(response.outputs, response.raw_output_contents, strict=False):
+        if output.name == name and output.datatype == dtype:
+            return bytes(content)
+    return None
 
 
 class StreamReader:
@@ -163,21 +181,21 @@ class StreamReader:
         """The event of a response; None for an empty one that carries the final flag alone."""
         if response.error_message:
             raise from_status(grpc.StatusCode.INTERNAL, response.error_message)
-        message = response.infer_response
-        names = {output.name for output in message.outputs}
+        answer = response.infer_response
+        names = {output.name for output in answer.outputs}
         if "REPORT" in names:
-            return self._report(message)
+            return self._report(answer)
         if "TEXT" not in names:
             return None
         if not self._began or self._complete:
             raise ServerFault("the stream is out of order: text outside of its verdict and its report", "INTERNAL")
-        return Piece(_text(message, "TEXT").decode())
+        return Piece(_text(answer, "TEXT").decode())
 
-    def _report(self, message: Response) -> Event:
-        report = read_report(message)
+    def _report(self, answer: Response) -> Event:
+        report = read_report(answer)
         if not self._began:
             self._began = True
-            return Verdict(report, _text(message, "TEXT").decode())
+            return Verdict(report, _text(answer, "TEXT").decode())
         self._complete = True
         return Complete(report)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -40,8 +41,8 @@ class Stub:
         return self
 
     @property
-    def regions(self) -> list[str]:
-        return list(self.names)
+    def regions(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(key=name) for name in self.names]
 
 
 @pytest.fixture
