@@ -146,7 +146,7 @@ def test_a_line_that_is_killed_loses_no_part(server: Moody, tmp_path: Path) -> N
     pictures.mkdir()
     (tmp_path / "line.toml").write_text(f"""
 [line]
-takt = 0.0
+takt = 0.03
 workers = 2
 timeout = 2.0
 [server]

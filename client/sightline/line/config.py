@@ -56,8 +56,8 @@ def build(table: dict[str, Any], folder: Path) -> Config:
     name = _value(line.pop("name", "line"), str, folder, "[line] name")
     state = _value(line.pop("state", "line-state"), Path, folder, "[line] state")
     pace = _make(Pace, line, folder, "[line] ")
-    if pace.takt < 0 or pace.timeout <= 0 or pace.queue < 1 or pace.workers < 1 or pace.stop < 0:
-        raise _wrong("[line] expected takt, stop >= 0, timeout > 0, queue, workers >= 1")
+    if pace.takt < 0 or min(pace.timeout, pace.again) <= 0 or pace.queue < 1 or pace.workers < 1 or pace.stop < 0:
+        raise _wrong("[line] expected takt, stop >= 0, timeout, again > 0, queue, workers >= 1")
     url, tls = _value(server.pop("url", "localhost:8001"), str, folder, "[server] url"), server.pop("tls", None)
     policy = _make(Policy, server, folder, "[server] ")
     _only(asked, INSPECTION, "[inspect] ")

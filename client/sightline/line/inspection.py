@@ -30,15 +30,15 @@ class Client(Protocol):
 class Inspector:
     """Asks the server about a part. Never raises: whatever goes wrong, the part is not inspected."""
 
-    def __init__(self, client: Client, line: str, timeout: float, options: Mapping[str, Any], counter: Counter) -> None:
+    def __init__(self, client: Client, line: str, options: Mapping[str, Any], counter: Counter) -> None:
         self._client, self._line, self._counter = client, line, counter
-        self._options: Options = {**options, "timeout": timeout}  # type: ignore[typeddict-item]  # the configuration has checked them
+        self._options: Options = {**options}  # type: ignore[typeddict-item]  # the configuration has checked them
 
-    def inspect(self, part: Part) -> Result:
+    def inspect(self, part: Part, timeout: float) -> Result:
         begun = time.monotonic()
         try:
             assert part.path is not None
-            asked: Options = {**self._options, "request_id": self._request_id(part.number)}
+            asked: Options = {**self._options, "timeout": timeout, "request_id": self._request_id(part.number)}
             report = self._client.inspect(part.path.read_bytes(), **asked)
             self._counter.took(time.monotonic() - begun)
             return Result("anomaly" if report.anomaly else "normal", report.raw)
@@ -57,8 +57,8 @@ class Inspector:
 class Reinspection:
     """Takes parts from the spool, oldest first, while no part of the line is waiting, and waits longer while the server fails."""
 
-    def __init__(self, inspector: Inspector, store: Store, turns: Turns, idle: Callable[[], bool]) -> None:
-        self._inspector, self._store, self._turns, self._idle = inspector, store, turns, idle
+    def __init__(self, inspector: Inspector, timeout: float, store: Store, turns: Turns, idle: Callable[[], bool]) -> None:
+        self._inspector, self._timeout, self._store, self._turns, self._idle = inspector, timeout, store, turns, idle
         self._number = 0
 
     def run(self, stopping: threading.Event) -> None:
@@ -79,7 +79,7 @@ class Reinspection:
     def _again(self, part: Part) -> bool:
         """Whether the part is off the spool."""
         self._number = part.number
-        result = self._inspector.inspect(part)
+        result = self._inspector.inspect(part, self._timeout)
         if result.report:
             self._turns.correct(part, result)
         elif not result.again:

@@ -27,7 +27,7 @@ class Pace:
     """
     Args:
         takt: seconds from one part to the next.
-        timeout: seconds in which a part must be inspected.
+        timeout: seconds in which a part must be inspected. again: those of a second inspection, which nobody waits for.
         queue: parts that may wait for their inspection.
         workers: inspections at a time.
         when_full: "wait" holds the source; "spool" reports the part as not inspected in its turn and inspects it later.
@@ -36,6 +36,7 @@ class Pace:
 
     takt: float = 1.0
     timeout: float = 10.0
+    again: float = 60.0
     queue: int = 8
     workers: int = 2
     when_full: Literal["wait", "spool"] = "spool"
@@ -63,8 +64,8 @@ class Line:
         store.enrol_sinks(sinks)
         self._deliveries = [Delivery(key, sink, store, self._counter) for key, sink in sinks.items()]
         self._turns = Turns(store, self._counter, self._wake_sinks)
-        self._inspector = Inspector(client, name, pace.timeout, options or {}, self._counter)
-        self._spool = Reinspection(self._inspector, store, self._turns, self._queue.empty)
+        self._inspector = Inspector(client, name, options or {}, self._counter)
+        self._spool = Reinspection(self._inspector, pace.again, store, self._turns, self._queue.empty)
 
     def run(self, told: Callable[[Stats], None] | None = None, every: float = 10.0) -> Stats:
         """Until the source has ended and its spool is empty, or `stop` is called. `told` gets the statistics now and then.
@@ -164,7 +165,7 @@ class Line:
                     return
                 continue
             stopped = Result.failed(Cancelled("the line was stopped", "CANCELLED"), again=True)
-            self._turns.end(part, stopped if self._late.is_set() else self._inspector.inspect(part))
+            self._turns.end(part, stopped if self._late.is_set() else self._inspector.inspect(part, self._pace.timeout))
 
     def _await_spool(self) -> None:
         """After the source's end: until every part has its verdict, or somebody stops the line."""
@@ -183,15 +184,15 @@ class Line:
     def _shut_down(self, threads: list[threading.Thread]) -> None:
         """Inspections end, then sinks, each within `stop` seconds; what is left is on disk."""
         self._over.set()
-        self._spool.cancel()
         end = time.monotonic() + self._pace.stop
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        self._late.set()
-        for number in self._turns.unfinished():
-            self._inspector.cancel(number)
-        for thread in threads:
-            thread.join(self._pace.timeout + 5.0)
+        while any(thread.is_alive() for thread in threads):
+            self._spool.cancel()
+            if time.monotonic() >= end:
+                self._late.set()
+                for number in self._turns.unfinished():
+                    self._inspector.cancel(number)
+            for thread in threads:
+                thread.join(LOOK_S)
         end = time.monotonic() + self._pace.stop
         for delivery in self._deliveries:
             delivery.finish(max(0.1, end - time.monotonic()))
