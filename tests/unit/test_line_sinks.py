@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from sightline.line.files import Webhook
 from sightline.line.modbus import Modbus, registers
 from sightline.line.mqtt import Mqtt
 from sightline.line.opcua import OpcUa
+from waiting import within
 
 PARTS = 40
 CODES = {"not_inspected": 0, "normal": 1, "anomaly": 2}
@@ -57,7 +57,7 @@ def test_a_broker_has_every_record_once_and_in_order(server: FakeTriton, tmp_pat
     port = free_port()
     with broker(port), listener(port, "plant/cell") as heard:
         records = run(server, tmp_path, {"mqtt": Mqtt("127.0.0.1", "plant/cell", port)})
-        wait_for(lambda: heard.got[-1:] == [("plant/cell/online", 0, False)])
+        assert within(10, lambda: heard.got[-1:] == [("plant/cell/online", 0, False)])
     assert [message for topic, message, _ in heard.got if topic == "plant/cell/part"] == [record.values(full=False) for record in records]
     assert heard.got[0] == ("plant/cell/online", 1, False) and "rle" not in json.dumps(heard.got)
 
@@ -70,7 +70,7 @@ def test_a_broker_that_comes_late_misses_nothing(server: FakeTriton, tmp_path: P
         Line("cell", client, Pictures(5), sinks, store, Pace(0.001, 5, stop=0.5)).run()
         with broker(port), listener(port, "late") as heard:
             Line("cell", client, Pictures(2), sinks, store, Pace(0.001, 5, stop=20)).run()
-            wait_for(lambda: len([1 for topic, *_ in heard.got if topic == "late/part"]) == len(memory.got))
+            assert within(10, lambda: len([1 for topic, *_ in heard.got if topic == "late/part"]) == len(memory.got))
     store.close()
     assert [message["seq"] for topic, message, _ in heard.got if topic == "late/part"] == [record.seq for record in memory.got]
 
@@ -131,10 +131,3 @@ def test_codes_are_safe_where_nothing_was_written() -> None:
     assert registers(lost) == [1, 70_000 - 65_536, 1, 1, 0, 0xFFFF, 0, 0, 0, 0, 0, 0]
     with pytest.raises(ValueError, match="qos"):
         Mqtt("h", "t", qos=0)
-
-
-def wait_for(condition: object, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.02)

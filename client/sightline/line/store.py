@@ -77,14 +77,15 @@ class Store:
                 path.write_bytes(shot.picture)
         return Part(number, values[1], taken, path if shot else None)
 
-    def publish(self, part: Part, result: Result, correction: bool = False) -> None:
-        """Adds the part's record, and says what happens to the part, in one step."""
-        state = DONE if result.report else SPOOLED if result.again and part.path else REJECTED
-        body = json.dumps({"report": result.report, "error": result.error}, ensure_ascii=False, separators=(",", ":"))
+    def publish(self, results: Iterable[tuple[Part, Result]], correction: bool = False) -> None:
+        """Adds the parts' records, and says what happens to each part, in one step."""
         with self._writing(durable=True) as db:
-            values = (part.number, correction, result.outcome, body)
-            seq = db.execute("INSERT INTO records (part, correction, outcome, body) VALUES (?, ?, ?, ?)", values).lastrowid
-            db.execute("UPDATE parts SET state = ?, seq = ? WHERE number = ?", (state, seq, part.number))
+            for part, result in results:
+                state = DONE if result.report else SPOOLED if result.again and part.path else REJECTED
+                body = json.dumps({"report": result.report, "error": result.error}, ensure_ascii=False, separators=(",", ":"))
+                values = (part.number, correction, result.outcome, body)
+                seq = db.execute("INSERT INTO records (part, correction, outcome, body) VALUES (?, ?, ?, ?)", values).lastrowid
+                db.execute("UPDATE parts SET state = ?, seq = ? WHERE number = ?", (state, seq, part.number))
 
     def give_up(self, part: Part) -> None:
         """The part stays not inspected, as its record says already."""
