@@ -48,6 +48,11 @@ def test_a_folder_gives_each_whole_file_once_and_oldest_first(tmp_path: Path) ->
     write(tmp_path / "c.png", b"more of C", 5)
     folder.take()
     assert taken(folder) == ["c.png"]
+    write(tmp_path / "d.png", b"d", 6), write(tmp_path / "e.png", b"e", 7)
+    folder.take()
+    assert folder.take().name == "d.png"
+    write(tmp_path / "e.png", b"half of ", 8)  # between the look and its turn
+    assert folder.take() is None and folder.take() is None and folder.take().picture == b"half of "
     with pytest.raises(SourceError):
         Folder(tmp_path / "absent").open()
 

@@ -7,6 +7,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ class Folder:
 
     def __post_init__(self) -> None:
         self._sizes: dict[Path, int] = {}
+        self._found: deque[tuple[Path, str]] = deque()
         self._taken: set[str] = set()
         self._last: tuple[Path, str] | None = None
 
@@ -43,10 +45,15 @@ class Folder:
 
     def take(self) -> Shot | None:
         self._clear()
-        for path, key in self._ready():
+        if not self._found:
+            self._found.extend(self._ready())
+        while self._found:
+            path, key = self._found.popleft()
             try:
                 picture = path.read_bytes()
             except OSError:
+                continue
+            if self._key(path) != key:  # written again meanwhile: the next look sees whether it is whole
                 continue
             self._taken.add(key)
             self._last = path, key
@@ -62,18 +69,22 @@ class Folder:
             self._last[0].unlink(missing_ok=True)
         self._last = None
 
+    def _key(self, path: Path) -> str | None:
+        try:
+            stat = path.stat()
+        except OSError:
+            return None
+        return f"{path.relative_to(self.path)}|{stat.st_size}|{stat.st_mtime_ns}"
+
     def _ready(self) -> Iterator[tuple[Path, str]]:
         found: list[tuple[int, Path, str, int]] = []
         for path in self.path.rglob("*"):
             if path.suffix.lower() not in EXTENSIONS:
                 continue
-            try:
-                stat = path.stat()
-            except OSError:
-                continue
-            key = f"{path.relative_to(self.path)}|{stat.st_size}|{stat.st_mtime_ns}"
-            if key not in self._taken:
-                found.append((stat.st_mtime_ns, path, key, stat.st_size))
+            key = self._key(path)
+            if key and key not in self._taken:
+                size, time_ns = map(int, key.rsplit("|", 2)[1:])
+                found.append((time_ns, path, key, size))
         still = {path: size for _, path, _, size in found}
         grown, self._sizes = self._sizes, still
         for _, path, key, size in sorted(found):

@@ -21,7 +21,7 @@ class Mqtt:
     Args:
         qos: 2: the broker takes each message once; 1: at least once; 0 is refused, for then nobody knows.
         full: with the masks' run lengths. timeout: seconds until a delivery counts as failed.
-        client_id: the session's name; the broker and the library finish an interrupted delivery by it.
+        client_id: the session's name, one for each line; the broker and the library finish an interrupted delivery by it.
         root, key, chain: PEM files; with `root` the connection is TLS.
     """
 
@@ -30,7 +30,7 @@ class Mqtt:
     port: int = 1883
     qos: int = 2
     full: bool = False
-    client_id: str = "sightline-line"
+    client_id: str | None = None
     user: str | None = None
     password: str | None = None
     root: Path | None = None
@@ -77,7 +77,8 @@ class Mqtt:
         self._connected.clear()
 
     def _make(self) -> paho.Client:
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=self.client_id, clean_session=False)
+        name = self.client_id or f"sightline-{self.topic.replace('/', '-')}"
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=False)
         client.reconnect_delay_set(min_delay=1, max_delay=5)
         client.will_set(f"{self.topic}/online", b"0", qos=1, retain=True)
         if self.user is not None:

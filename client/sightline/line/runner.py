@@ -128,7 +128,7 @@ class Line:
                 self._enter(shot)
                 due = self._next(due) if self._source.paced else begun + self._pace.takt
             else:
-                due = begun + LOOK_S
+                due = time.monotonic() + max(LOOK_S, 4 * (time.monotonic() - begun))  # a large folder takes a while to look through
 
     def _next(self, due: float) -> float:
         """The takt after this one. Those that have passed meanwhile are counted, not made up for."""
