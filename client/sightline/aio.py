@@ -2,52 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Unpack
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar, Unpack
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from . import wire
-from .errors import translated
+from . import calls
+from .base import Connection, deadline
+from .calls import Call, Events, Options, Sending
+from .errors import NotInspected
 from .pictures import Picture
+from .policy import Settings
+from .protocol import Service, message
+from .race import Race
+from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
-from .wire import Options
+from .session import AsyncChat
+from .tls import Tls
+
+T = TypeVar("T")
 
 
-class Client:
-    """A connection to a Sightline server for one event loop; parameters and errors as in `sightline.Client`."""
+class Client(Connection):
+    """A connection for one event loop; parameters and errors as in `sightline.Client`. Cancelling a task cancels its request."""
 
-    def __init__(self, url: str = "localhost:8001", timeout: float = 60.0, credentials: grpc.ChannelCredentials | None = None) -> None:
-        self.url = url
-        self.timeout = timeout
-        self._channel = (
-            grpc.aio.secure_channel(url, credentials, options=wire.CHANNEL)
-            if credentials
-            else grpc.aio.insecure_channel(url, options=wire.CHANNEL)
-        )
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    _grpc = grpc.aio
 
-    async def inspect(self, image: Picture, *, timeout: float | None = None, **options: Unpack[Options]) -> Report:
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        timeout: float = 60.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        tls: Tls | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        self._blocking: list[grpc.Channel] = []
+        super().__init__(url, timeout, credentials, tls=tls, **settings)
+        self._places = asyncio.Semaphore(self._policy.max_in_flight)
+
+    async def inspect(self, image: Picture, **options: Unpack[Options]) -> Report:
         """Verdict, masks and sentence for a picture."""
-        return wire.read_report(await self._infer("inspect", wire.inspection(image, **options), timeout, wire.ANSWER))
+        return await self._run(partial(calls.inspect, image, **options))
 
-    async def stream(self, image: Picture, *, timeout: float | None = None, **options: Unpack[Options]) -> AsyncIterator[Event]:
+    def stream(self, image: Picture, **options: Unpack[Options]) -> AsyncIterator[Event]:
         """The same as events; closing the iterator (or cancelling the task) cancels the request."""
-        seconds = timeout or self.timeout
-        request = wire.request("inspect_stream", wire.inspection(image, **options), seconds, (*wire.ANSWER, "TEXT"))
-        reader = wire.StreamReader()
-        with translated(self.url):
-            call = self._stub.ModelStreamInfer(iter((request,)), timeout=seconds, metadata=wire.METADATA)
-            try:
-                async for response in call:
-                    event = reader.read(response)
-                    if event is not None:
-                        yield event
-            finally:
-                call.cancel()
-        reader.finish()
+        return self._stream(partial(calls.stream, image, **options))
 
     async def segment(
         self,
@@ -55,10 +60,10 @@ class Client:
         *,
         box: Sequence[float] | None = None,
         points: Sequence[Sequence[float]] | None = None,
-        timeout: float | None = None,
+        **sending: Unpack[Sending],
     ) -> Segment:
         """The part inside `box`, or at `points` (rows of x, y, label: 1 fore-, 0 background), cut out by SAM."""
-        return wire.read_segment(await self._infer("segment", wire.segmentation(image, box, points), timeout))
+        return await self._run(partial(calls.segment, image, box, points, **sending))
 
     async def enroll(
         self,
@@ -68,33 +73,40 @@ class Client:
         description: str | None = None,
         prompt: str | None = None,
         box: Sequence[float] | None = None,
-        timeout: float | None = None,
+        **sending: Unpack[Sending],
     ) -> dict[str, Any]:
-        """Registers a product from 1 to 500 pictures of normal parts; the next request may name it."""
-        tensors = wire.product_action("enroll", name, images, description, prompt, box)
-        return await self._products(tensors, timeout or max(self.timeout, 600.0))
+        """Registers a product from 1 to 500 pictures of normal parts; the next request may name it. Never sent twice."""
+        return await self._run(partial(calls.enroll, name, images, description, prompt, box, self.timeout, **sending))
 
-    async def products(self, *, timeout: float | None = None) -> Any:
+    async def products(self, **sending: Unpack[Sending]) -> Any:
         """The enrolled products, as the server lists them."""
-        return await self._products(wire.product_action("list"), timeout)
+        return await self._run(partial(calls.product, "list", **sending))
 
-    async def describe(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
+    async def describe(self, name: str, **sending: Unpack[Sending]) -> dict[str, Any]:
         """One product's recipe."""
-        return await self._products(wire.product_action("describe", name), timeout)
+        return await self._run(partial(calls.product, "describe", name, **sending))
 
-    async def remove(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
-        """Forgets a product."""
-        return await self._products(wire.product_action("remove", name), timeout)
+    async def remove(self, name: str, **sending: Unpack[Sending]) -> dict[str, Any]:
+        """Forgets a product. Never sent twice."""
+        return await self._run(partial(calls.product, "remove", name, **sending))
+
+    def chat(self, image: Picture, **options: Unpack[Options]) -> AsyncChat:
+        """A dialogue about one picture; `options` hold for each of its questions."""
+        return AsyncChat(self, image, options)
 
     async def ready(self, timeout: float = 5.0) -> bool:
         """Whether a server answers and has its inspection model loaded."""
-        try:
-            return (await self._stub.ModelReady(service_pb2.ModelReadyRequest(name="inspect"), timeout=timeout)).ready
-        except grpc.RpcError:
-            return False
+        return any(await asyncio.gather(*(self._ready(replica, timeout) for replica in self._replicas.all)))
 
     async def close(self) -> None:
-        await self._channel.close()
+        """Ends the connections; calls still running raise Cancelled."""
+        self._closed = True
+        for replica in self._replicas.all:
+            if replica.shared:
+                await asyncio.to_thread(replica.shared.close)
+            await replica.channel.close()
+        for channel in self._blocking:
+            channel.close()
 
     async def __aenter__(self) -> Client:
         return self
@@ -102,12 +114,114 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _products(self, tensors: wire.Tensors, timeout: float | None) -> Any:
-        return wire.read_json(await self._infer("products", tensors, timeout))
+    def _blocking_stub(self, replica: Replica) -> Any:
+        """A connection of its own: the loop's cannot be used from a thread. It is made when it is needed."""
+        secret, options = self._secret, self._options
+        channel = grpc.secure_channel(replica.address, secret, options) if secret else grpc.insecure_channel(replica.address, options)
+        self._blocking.append(channel)
+        return Service(channel)
 
-    async def _infer(
-        self, model: str, tensors: wire.Tensors, timeout: float | None, outputs: Sequence[str] = ()
-    ) -> service_pb2.ModelInferResponse:
-        seconds = timeout or self.timeout
-        with translated(self.url):
-            return await self._stub.ModelInfer(wire.request(model, tensors, seconds, outputs), timeout=seconds, metadata=wire.METADATA)
+    async def _ready(self, replica: Replica, timeout: float) -> bool:
+        try:
+            return bool((await replica.stub.ModelReady(message("ModelReadyRequest", name="inspect"), timeout=timeout)).ready)
+        except grpc.RpcError:
+            return False
+
+    async def _run(self, make: Callable[[], Call[T]]) -> T:
+        async with self._sending(make) as (call, race):
+            return await self._answer(call, race)
+
+    @asynccontextmanager
+    async def _sending(self, make: Callable[[], Call[T]]) -> AsyncIterator[tuple[Call[T], Race]]:
+        """A place among the requests in flight, and the request's names on whatever goes wrong."""
+        call = (await asyncio.to_thread(make)).named(self._policy, self.timeout)  # reading and encoding pictures takes a while
+        end = deadline(call)
+        try:
+            self._check_open(call)
+            await self._enter(end)
+            try:
+                yield call, self._race(call, end)
+            finally:
+                self._places.release()
+                self._forget(call)
+        except NotInspected as error:
+            raise call.blame(error) from error.__cause__
+
+    async def _enter(self, end: float) -> None:
+        if self._places.locked() and self._policy.when_full == "refuse":
+            raise self._full()
+        try:
+            async with asyncio.timeout(end - time.monotonic()):
+                await self._places.acquire()
+        except TimeoutError:
+            raise self._too_late() from None
+
+    async def _answer(self, call: Call[T], race: Race) -> T:
+        ended: asyncio.Queue[Any] = asyncio.Queue()
+        running: dict[Any, Attempt] = {}
+        await self._begin(call, race, running, ended)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(race.wait()):
+                        done = await ended.get()
+                except TimeoutError:
+                    if race.due():
+                        await self._begin(call, race, running, ended)
+                    continue
+                attempt = running.pop(done)
+                code = await done.code()
+                attempt.settle(code is grpc.StatusCode.OK)
+                if code is grpc.StatusCode.OK:
+                    attempt.replica.answered()
+                    return call.answer(await done)
+                error = self._error(call, attempt.replica, code, await done.details())
+                if attempt.region_is_lost(error) and attempt.replica.shared:
+                    attempt.replica.shared.lost()
+                    self._send(call, race, Attempt(attempt.replica), running, ended)
+                elif not race.lost(attempt.replica, error, bool(running)):
+                    raise error
+        finally:
+            for other, attempt in running.items():
+                other.cancel()
+                attempt.settle(False)
+
+    async def _begin(self, call: Call[T], race: Race, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:
+        replica, size = race.start(), call.tensors.large()
+        shared = replica.shared if replica.shared and replica.shared.wants(size) else None
+        region = (shared.take(size) or await asyncio.to_thread(shared.make, size)) if shared else None
+        self._send(call, race, Attempt(replica, region), running, ended)
+
+    def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:
+        seconds = race.left()
+        request = call.message(seconds, attempt.region)
+        flight = attempt.replica.stub.ModelInfer(request, timeout=seconds, metadata=call.metadata())
+        running[flight] = attempt
+        self._flights[call.request_id].append(flight)
+        flight.add_done_callback(ended.put_nowait)
+
+    async def _stream(self, make: Callable[[], Call[Report]]) -> AsyncIterator[Event]:
+        async with self._sending(make) as (call, race):
+            while True:
+                events, replica, seconds = Events(call), race.start(), race.left()
+                flight = replica.stub.ModelStreamInfer(iter((call.message(seconds),)), timeout=seconds, metadata=call.metadata())
+                self._flights[call.request_id].append(flight)
+                try:
+                    async for response in flight:
+                        event = events.read(response)
+                        if event is not None:
+                            yield event
+                    events.finish()
+                    replica.answered()
+                    return
+                except grpc.RpcError as failure:
+                    error = self._error(call, replica, failure.code(), failure.details())
+                    if events.began or not race.lost(replica, error, False):
+                        raise error from None
+                except asyncio.CancelledError:  # gRPC's word for `cancel` too; the task's own goes on
+                    if self._closed or call.request_id in self._dropped:
+                        raise self._error(call, replica, grpc.StatusCode.CANCELLED, None) from None
+                    raise
+                finally:
+                    flight.cancel()
+                await asyncio.sleep(race.wait() or 0.0)

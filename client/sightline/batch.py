@@ -114,8 +114,10 @@ def _replace(out: Path, lines: list[str]) -> None:
 
 
 def _write(lines: TextIO, picture: Picture, answer: Report | NotInspected, asked: dict[str, Any]) -> None:
-    form = show.record if isinstance(answer, Report) else show.error_record
-    lines.write(form(str(picture.path), answer, file=picture.stamp, asked=asked) + "\n")
+    notes = {"file": picture.stamp, "asked": asked}
+    name = str(picture.path)
+    line = show.record(name, answer, **notes) if isinstance(answer, Report) else show.error_record(name, answer, **notes)
+    lines.write(line + "\n")
     lines.flush()
 
 

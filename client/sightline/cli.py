@@ -13,6 +13,7 @@ from rich.console import Console
 
 from . import Client, Complete, InvalidInput, NotInspected, Report, ServerFault, Unreachable, __version__, batch, chat, show
 from .draw import overlay
+from .line import command as line
 
 NORMAL, ANOMALY, NOT_INSPECTED = 0, 1, 2
 EXIT_CODES = "exit code: 0 all normal, 1 an anomaly was found, 2 a picture was not inspected (2 goes before 1)"
@@ -25,8 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal without the symbols still gets the words
     args = parser().parse_args(arguments)
     try:
+        if args.url is None:  # a line's description names its own server
+            return int(args.run(None, args))
         with Client(args.url, timeout=args.timeout) as client:
-            return args.run(client, args)
+            return int(args.run(client, args))
     except NotInspected as error:
         print(f"sightline: {type(error).__name__}: {error.message}", file=sys.stderr)
         return NOT_INSPECTED
@@ -75,11 +78,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--describe", metavar="NAME", help="show one product")
     one.add_argument("--remove", metavar="NAME", help="forget a product")
     products.add_argument("--json", action="store_true", help="print the server's answer as JSON")
+    line.add(commands, _command)
     return root
 
 
 def _command(commands: Any, name: str, run: Any, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
     command.set_defaults(run=run)
     url = os.environ.get("SIGHTLINE_URL", "localhost:8001")
     command.add_argument("--url", default=url, metavar="HOST:PORT", help=f"gRPC address of the server ({url}; environment: SIGHTLINE_URL)")

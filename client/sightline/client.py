@@ -2,53 +2,61 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Unpack
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar, Unpack
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from . import wire
-from .errors import translated
+from . import calls
+from .base import Connection, deadline
+from .calls import Call, Events, Options, Sending
+from .errors import Cancelled, NotInspected
 from .pictures import Picture
+from .policy import Settings
+from .protocol import message
+from .race import Race
+from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
-from .wire import Options
+from .session import Chat
+from .tls import Tls
+
+T = TypeVar("T")
 
 
-class Client:
-    """A connection to a Sightline server; safe to share between threads.
+class Client(Connection):
+    """A connection to a Sightline server, or to several; safe to share between threads.
 
     Every call has a deadline (`timeout`, seconds) which the server is told too, and raises a subclass of
-    `sightline.NotInspected` (InvalidInput, UnknownProduct, Overloaded, Timeout, Unreachable, ServerFault) where there is no answer.
+    `sightline.NotInspected` (InvalidInput, UnknownProduct, Overloaded, Timeout, Unreachable, Cancelled, ServerFault) where there is
+    no answer. Parameters: `url` (`HOST:PORT`, several with commas between, or `dns:///NAME:PORT`), `timeout`, `tls` and
+    `sightline.Settings`.
     """
 
-    def __init__(self, url: str = "localhost:8001", timeout: float = 60.0, credentials: grpc.ChannelCredentials | None = None) -> None:
-        self.url = url
-        self.timeout = timeout
-        self._channel = (
-            grpc.secure_channel(url, credentials, options=wire.CHANNEL) if credentials else grpc.insecure_channel(url, options=wire.CHANNEL)
-        )
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    _grpc = grpc
 
-    def inspect(self, image: Picture, *, timeout: float | None = None, **options: Unpack[Options]) -> Report:
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        timeout: float = 60.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        tls: Tls | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        super().__init__(url, timeout, credentials, tls=tls, **settings)
+        self._places = threading.BoundedSemaphore(self._policy.max_in_flight)
+
+    def inspect(self, image: Picture, **options: Unpack[Options]) -> Report:
         """Verdict, masks and sentence for a picture."""
-        return wire.read_report(self._infer("inspect", wire.inspection(image, **options), timeout, wire.ANSWER))
+        return self._run(calls.inspect(image, **options))
 
-    def stream(self, image: Picture, *, timeout: float | None = None, **options: Unpack[Options]) -> Iterator[Event]:
+    def stream(self, image: Picture, **options: Unpack[Options]) -> Iterator[Event]:
         """The same as events: a Verdict as soon as the mask is known, Pieces of the sentence, Complete. Closing it cancels the request."""
-        seconds = timeout or self.timeout
-        request = wire.request("inspect_stream", wire.inspection(image, **options), seconds, (*wire.ANSWER, "TEXT"))
-        reader = wire.StreamReader()
-        with translated(self.url):
-            call = self._stub.ModelStreamInfer(iter((request,)), timeout=seconds, metadata=wire.METADATA)
-            try:
-                for response in call:
-                    event = reader.read(response)
-                    if event is not None:
-                        yield event
-            finally:
-                call.cancel()
-        reader.finish()
+        return self._stream(calls.stream(image, **options))
 
     def segment(
         self,
@@ -56,10 +64,10 @@ class Client:
         *,
         box: Sequence[float] | None = None,
         points: Sequence[Sequence[float]] | None = None,
-        timeout: float | None = None,
+        **sending: Unpack[Sending],
     ) -> Segment:
         """The part inside `box`, or at `points` (rows of x, y, label: 1 fore-, 0 background), cut out by SAM."""
-        return wire.read_segment(self._infer("segment", wire.segmentation(image, box, points), timeout))
+        return self._run(calls.segment(image, box, points, **sending))
 
     def enroll(
         self,
@@ -69,32 +77,38 @@ class Client:
         description: str | None = None,
         prompt: str | None = None,
         box: Sequence[float] | None = None,
-        timeout: float | None = None,
+        **sending: Unpack[Sending],
     ) -> dict[str, Any]:
-        """Registers a product from 1 to 500 pictures of normal parts; the next request may name it."""
-        return self._products(wire.product_action("enroll", name, images, description, prompt, box), timeout or max(self.timeout, 600.0))
+        """Registers a product from 1 to 500 pictures of normal parts; the next request may name it. Never sent twice."""
+        return self._run(calls.enroll(name, images, description, prompt, box, self.timeout, **sending))
 
-    def products(self, *, timeout: float | None = None) -> Any:
+    def products(self, **sending: Unpack[Sending]) -> Any:
         """The enrolled products, as the server lists them."""
-        return self._products(wire.product_action("list"), timeout)
+        return self._run(calls.product("list", **sending))
 
-    def describe(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
+    def describe(self, name: str, **sending: Unpack[Sending]) -> dict[str, Any]:
         """One product's recipe."""
-        return self._products(wire.product_action("describe", name), timeout)
+        return self._run(calls.product("describe", name, **sending))
 
-    def remove(self, name: str, *, timeout: float | None = None) -> dict[str, Any]:
-        """Forgets a product."""
-        return self._products(wire.product_action("remove", name), timeout)
+    def remove(self, name: str, **sending: Unpack[Sending]) -> dict[str, Any]:
+        """Forgets a product. Never sent twice."""
+        return self._run(calls.product("remove", name, **sending))
+
+    def chat(self, image: Picture, **options: Unpack[Options]) -> Chat:
+        """A dialogue about one picture; `options` hold for each of its questions."""
+        return Chat(self, image, options)
 
     def ready(self, timeout: float = 5.0) -> bool:
         """Whether a server answers and has its inspection model loaded. (Its health port says whether inspections pass.)"""
-        try:
-            return self._stub.ModelReady(service_pb2.ModelReadyRequest(name="inspect"), timeout=timeout).ready
-        except grpc.RpcError:
-            return False
+        return any(self._ready(replica, timeout) for replica in self._replicas.all)
 
     def close(self) -> None:
-        self._channel.close()
+        """Ends the connections; calls still running raise Cancelled."""
+        self._closed = True
+        for replica in self._replicas.all:
+            if replica.shared:
+                replica.shared.close()
+            replica.channel.close()
 
     def __enter__(self) -> Client:
         return self
@@ -102,12 +116,103 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _products(self, tensors: wire.Tensors, timeout: float | None) -> Any:
-        return wire.read_json(self._infer("products", tensors, timeout))
+    def _ready(self, replica: Replica, timeout: float) -> bool:
+        try:
+            return bool(replica.stub.ModelReady(message("ModelReadyRequest", name="inspect"), timeout=timeout).ready)
+        except grpc.RpcError:
+            return False
 
-    def _infer(
-        self, model: str, tensors: wire.Tensors, timeout: float | None, outputs: Sequence[str] = ()
-    ) -> service_pb2.ModelInferResponse:
-        seconds = timeout or self.timeout
-        with translated(self.url):
-            return self._stub.ModelInfer(wire.request(model, tensors, seconds, outputs), timeout=seconds, metadata=wire.METADATA)
+    def _run(self, call: Call[T]) -> T:
+        with self._sending(call) as (call, race):
+            return self._answer(call, race)
+
+    @contextmanager
+    def _sending(self, call: Call[T]) -> Iterator[tuple[Call[T], Race]]:
+        """A place among the requests in flight, and the request's names on whatever goes wrong."""
+        call = call.named(self._policy, self.timeout)
+        end = deadline(call)
+        try:
+            self._check_open(call)
+            self._enter(end)
+            try:
+                yield call, self._race(call, end)
+            finally:
+                self._places.release()
+                self._forget(call)
+        except NotInspected as error:
+            raise call.blame(error) from error.__cause__
+
+    def _enter(self, end: float) -> None:
+        if self._places.acquire(blocking=False):
+            return
+        if self._policy.when_full == "refuse":
+            raise self._full()
+        if not self._places.acquire(timeout=max(0.0, end - time.monotonic())):
+            raise self._too_late()
+
+    def _answer(self, call: Call[T], race: Race) -> T:
+        ended: SimpleQueue[Any] = SimpleQueue()
+        running: dict[Any, Attempt] = {}
+        self._begin(call, race, running, ended)
+        try:
+            while True:
+                try:
+                    done = ended.get(timeout=race.wait())
+                except Empty:
+                    if race.due():
+                        self._begin(call, race, running, ended)
+                    continue
+                attempt = running.pop(done)
+                attempt.settle(done.code() is grpc.StatusCode.OK)
+                if done.code() is grpc.StatusCode.OK:
+                    attempt.replica.answered()
+                    return call.answer(done.result())
+                error = self._error(call, attempt.replica, done.code(), done.details())
+                if attempt.region_is_lost(error) and attempt.replica.shared:
+                    attempt.replica.shared.lost()
+                    self._send(call, race, Attempt(attempt.replica), running, ended)
+                elif not race.lost(attempt.replica, error, bool(running)):
+                    raise error
+        finally:
+            for other, attempt in running.items():
+                other.cancel()
+                attempt.settle(False)
+
+    def _begin(self, call: Call[T], race: Race, running: dict[Any, Attempt], ended: SimpleQueue[Any]) -> None:
+        replica, size = race.start(), call.tensors.large()
+        shared = replica.shared if replica.shared and replica.shared.wants(size) else None
+        self._send(call, race, Attempt(replica, (shared.take(size) or shared.make(size)) if shared else None), running, ended)
+
+    def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: SimpleQueue[Any]) -> None:
+        seconds = race.left()
+        request = call.message(seconds, attempt.region)
+        try:
+            flight = attempt.replica.stub.ModelInfer.future(request, timeout=seconds, metadata=call.metadata())
+        except ValueError:  # gRPC's word for a closed channel
+            attempt.settle(False)
+            raise Cancelled("the client is closed", "CANCELLED") from None
+        running[flight] = attempt
+        self._flights[call.request_id].append(flight)
+        flight.add_done_callback(ended.put)
+
+    def _stream(self, call: Call[Report]) -> Iterator[Event]:
+        with self._sending(call) as (call, race):
+            while True:
+                events, replica, seconds = Events(call), race.start(), race.left()
+                flight = replica.stub.ModelStreamInfer(iter((call.message(seconds),)), timeout=seconds, metadata=call.metadata())
+                self._flights[call.request_id].append(flight)
+                try:
+                    for response in flight:
+                        event = events.read(response)
+                        if event is not None:
+                            yield event
+                    events.finish()
+                    replica.answered()
+                    return
+                except grpc.RpcError as failure:
+                    error = self._error(call, replica, failure.code(), failure.details())
+                    if events.began or not race.lost(replica, error, False):
+                        raise error from None
+                finally:
+                    flight.cancel()
+                time.sleep(race.wait() or 0.0)

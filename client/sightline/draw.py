@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from .pictures import Picture, to_rgb
@@ -50,7 +52,7 @@ def marked(image: Image.Image, report: Report, scale: float) -> Image.Image:
     return drawn
 
 
-def heated(image: Image.Image, heatmap: np.ndarray, scale: float) -> Image.Image:
+def heated(image: Image.Image, heatmap: npt.NDArray[Any], scale: float) -> Image.Image:
     """The grey picture under the expert's map (UINT8 [H', W']), with a colour bar from 0 to 1."""
     size = _scaled(image.size, scale)
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS), np.float32)[..., None]
@@ -126,7 +128,7 @@ def _grow(mask: Image.Image, pixels: int) -> Image.Image:
     return mask.filter(ImageFilter.MaxFilter(2 * pixels + 1))
 
 
-def _fit(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
+def _fit(mask: npt.NDArray[Any], size: tuple[int, int]) -> Image.Image:
     """The mask at the drawn size: smooth when enlarged, and a thin crack never vanishes when made smaller."""
     shrinks = size[0] < mask.shape[1]
     resized = Image.fromarray(mask * 255).resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
@@ -157,7 +159,7 @@ def _bar(page: Image.Image, right: int, top: int, unit: int) -> None:
     pen.text((left + width + unit * 0.25, top + height / 2), "1", fill=SOFT, font=font, anchor="lm")
 
 
-def _colours(level: np.ndarray) -> np.ndarray:
+def _colours(level: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Float RGB [H, W, 3] for levels [H, W] of 0 to 1."""
     steps = np.linspace(0, 1, len(RAMP))
     return np.stack([np.interp(level, steps, RAMP[:, channel]) for channel in range(3)], axis=-1)
@@ -186,7 +188,7 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _font(size: float) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # with a size it is never the bitmap font
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:

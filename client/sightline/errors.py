@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import grpc
 
@@ -16,7 +14,11 @@ _STOPPING = re.compile(r"server is stopping|has stopped accepting|has no availab
 
 
 class NotInspected(Exception):
-    """The picture has no verdict. `message` is one line, `status` the gRPC status word, `transient` whether to try again."""
+    """The picture has no verdict.
+
+    `message` is one line, `status` the gRPC status word, `transient` whether to try again; `request_id` and `traceparent` name the
+    request where there was one.
+    """
 
     transient = False
 
@@ -24,9 +26,12 @@ class NotInspected(Exception):
         super().__init__(message)
         self.message = message
         self.status = status
+        self.request_id = ""
+        self.traceparent = ""
 
     def as_json(self) -> dict[str, str]:
-        return {"type": type(self).__name__, "status": self.status, "message": self.message}
+        name = {"request_id": self.request_id} if self.request_id else {}
+        return {"type": type(self).__name__, "status": self.status, "message": self.message, **name}
 
 
 class InvalidInput(NotInspected):
@@ -53,6 +58,10 @@ class Unreachable(NotInspected):
     transient = True
 
 
+class Cancelled(NotInspected):
+    """The request was given up by the caller, or the client was closed."""
+
+
 class ServerFault(NotInspected):
     """A step of the server is broken, or it answered something that is not a report of this contract."""
 
@@ -74,15 +83,6 @@ def from_status(code: grpc.StatusCode, details: str | None, url: str = "") -> No
     return kind(message or f"the server answered {status} without a word", status)
 
 
-@contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Raises gRPC's errors as the contract's."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_status(error.code(), error.details(), url) from None
-
-
 def _class_of(status: str, text: str) -> type[NotInspected]:
     if status == "NOT_FOUND":
         return ServerFault if "unknown model" in text else UnknownProduct
@@ -90,7 +90,7 @@ def _class_of(status: str, text: str) -> type[NotInspected]:
         return _unavailable(text)
     if status == "RESOURCE_EXHAUSTED":
         return InvalidInput if "larger than max" in text else Overloaded
-    kinds = {"INVALID_ARGUMENT": InvalidInput, "DEADLINE_EXCEEDED": Timeout, "CANCELLED": NotInspected}
+    kinds = {"INVALID_ARGUMENT": InvalidInput, "DEADLINE_EXCEEDED": Timeout, "CANCELLED": Cancelled}
     return kinds.get(status, ServerFault)
 
 

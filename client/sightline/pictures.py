@@ -8,13 +8,15 @@ import warnings
 import zlib
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from .errors import InvalidInput
 
-Picture = str | PathLike[str] | bytes | np.ndarray | Image.Image
+Picture = str | PathLike[str] | bytes | npt.NDArray[Any] | Image.Image
 """A path or the bytes of an encoded picture (sent as they are), an array [H, W] or [H, W, 1|3|4] of uint8 or uint16, or a PIL image."""
 
 _PNG_COLOUR = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> PNG colour type
@@ -38,7 +40,7 @@ def encode(picture: Picture, name: str = "IMAGE") -> bytes:
         raise InvalidInput(f"{name}: expected {expected}, got {type(picture).__name__}", "INVALID_ARGUMENT") from error
 
 
-def _encode_array(array: np.ndarray, name: str) -> bytes:
+def _encode_array(array: npt.NDArray[Any], name: str) -> bytes:
     pixels = array[..., None] if array.ndim == 2 else array
     good = pixels.ndim == 3 and pixels.shape[-1] in _PNG_COLOUR and pixels.size and array.dtype in (np.uint8, np.uint16)
     if not good:

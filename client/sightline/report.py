@@ -9,11 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from . import rle
 from .errors import ServerFault
 
 SCHEMA = "sightline/1"
+Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max in pixels of the original picture."""
 
@@ -26,7 +28,7 @@ class Rle:
     counts: str
 
     @cached_property
-    def mask(self) -> np.ndarray:
+    def mask(self) -> Pixels:
         """UINT8 [H, W] of 0 and 1 at the picture's size."""
         return rle.decode(self.size, self.counts)
 
@@ -42,7 +44,7 @@ class Defect:
     rle: Rle
 
     @property
-    def mask(self) -> np.ndarray:
+    def mask(self) -> Pixels:
         return self.rle.mask
 
 
@@ -55,7 +57,7 @@ class Part:
     rle: Rle
 
     @property
-    def mask(self) -> np.ndarray:
+    def mask(self) -> Pixels:
         return self.rle.mask
 
 
@@ -88,8 +90,10 @@ class Report:
     timings_ms: dict[str, float]
     time_to_mask_ms: float
     raw: dict[str, Any] = field(repr=False, compare=False)
-    heatmap: np.ndarray | None = field(default=None, repr=False, compare=False)
+    heatmap: Pixels | None = field(default=None, repr=False, compare=False)
     """The expert's map, UINT8 [H', W'], 0 to 255 = 0 to 1, longest side at most 256; None where no expert spoke."""
+    request_id: str = field(default="", compare=False)
+    """The request's name, in the server's audit and traces too."""
 
     @property
     def anomaly(self) -> bool:
@@ -101,7 +105,7 @@ class Report:
         return f"{self.score if self.anomaly else min(self.score, 0.494):.2f}"
 
     @cached_property
-    def mask(self) -> np.ndarray:
+    def mask(self) -> Pixels:
         """Union of the defect masks, UINT8 [H, W] of 0 and 1 at the picture's size."""
         union = np.zeros(self.size, np.uint8)
         for defect in self.defects:
@@ -142,12 +146,13 @@ Event = Verdict | Piece | Complete
 class Segment:
     """SAM's answer: `mask` UINT8 [H, W] of 0 and 1, `iou` its predicted quality, `cutout` PNG bytes of the part without background."""
 
-    mask: np.ndarray = field(repr=False)
+    mask: Pixels = field(repr=False)
     iou: float
     cutout: bytes = field(repr=False)
+    request_id: str = field(default="", compare=False)
 
 
-def parse(text: str | bytes, heatmap: np.ndarray | None = None) -> Report:
+def parse(text: str | bytes, heatmap: Pixels | None = None) -> Report:
     """The report of a server's JSON. ServerFault where it is not one of this contract, so that it is never taken for a verdict."""
     try:
         raw = json.loads(text)
@@ -170,7 +175,7 @@ def _check(report: Report) -> None:
         raise ValueError("a mask has another size than the picture")
 
 
-def _build(raw: dict[str, Any], heatmap: np.ndarray | None) -> Report:
+def _build(raw: dict[str, Any], heatmap: Pixels | None) -> Report:
     part = raw["part"]
     return Report(
         verdict=raw["verdict"],

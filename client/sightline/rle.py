@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 
-def decode(size: tuple[int, int], counts: str) -> np.ndarray:
+def decode(size: tuple[int, int], counts: str) -> npt.NDArray[np.uint8]:
     """UINT8 mask [H, W] of 0 and 1. `size` is (H, W). ValueError where the runs do not cover exactly that size."""
     runs = _runs(counts)
     if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:

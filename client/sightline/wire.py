@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import json
 import struct
-import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
-from tritonclient.grpc import InferResult, service_pb2
 
 from .errors import InvalidInput, ServerFault, from_status
 from .pictures import Picture, encode
+from .protocol import message
 from .report import Complete, Event, Piece, Report, Segment, Verdict, parse
+from .shared import LEAST, Region
 
-INT32_MAX = 2**31 - 1
+Request: TypeAlias = Any  # protobuf messages
+Response: TypeAlias = Any
+StreamResponse: TypeAlias = Any
 METADATA = (("triton_grpc_error", "true"),)  # without it an error inside a stream has no status
-CHANNEL = (
-    ("grpc.max_send_message_length", INT32_MAX),
-    ("grpc.max_receive_message_length", INT32_MAX),
-    ("grpc.lb_policy_name", "round_robin"),  # replicas behind one headless name share the load
-)
 ANSWER = ("REPORT", "HEATMAP")  # the mask is in the report as runs: a full one would be a byte for each pixel
-
-
-class Options(TypedDict, total=False):
-    """What an inspection may be told beside the picture; None is the same as leaving it out.
-
-    prompt: the question, at most 2,000 characters. product: name of an enrolled product. box: x_min, y_min, x_max, y_max of
-    the part in pixels; only that is inspected. reference: 1 to 16 pictures of normal parts. expert: a hint of your own.
-    history: earlier turns, {"role": "user" | "assistant", "content": text}, oldest first, at most 32. max_tokens: 1 to 512.
-    """
-
-    prompt: str | None
-    product: str | None
-    box: Sequence[float] | None
-    reference: Sequence[Picture] | None
-    expert: str | None
-    history: Sequence[Mapping[str, str]] | None
-    max_tokens: int | None
 
 
 class Tensors(dict[str, tuple[str, list[int], bytes]]):
@@ -56,6 +36,15 @@ class Tensors(dict[str, tuple[str, list[int], bytes]]):
         except (ValueError, TypeError, OverflowError) as error:
             raise InvalidInput(f"{name}: expected numbers, got {values!r}", "INVALID_ARGUMENT") from error
         self[name] = (dtype, list(array.shape), array.tobytes())
+
+    def large(self) -> int:
+        """Bytes of those inputs that are worth shared memory."""
+        return sum(len(content) for _, _, content in self.values() if len(content) >= LEAST)
+
+    def written(self, region: Region) -> dict[str, int]:
+        """Puts the large ones into the region; where each begins."""
+        names = [name for name, (_, _, content) in self.items() if len(content) >= LEAST]
+        return dict(zip(names, region.write([self[name][2] for name in names]), strict=True))
 
 
 def inspection(
@@ -117,42 +106,69 @@ def product_action(
     return tensors
 
 
-def request(model: str, tensors: Tensors, timeout: float, outputs: Sequence[str] = ()) -> service_pb2.ModelInferRequest:
-    """The message for `model`. The server is told the same deadline (`timeout`, seconds) that the call is given."""
-    message = service_pb2.ModelInferRequest(model_name=model, id=str(uuid.uuid4()))
-    for name, (dtype, shape, content) in tensors.items():
-        message.inputs.add(name=name, datatype=dtype, shape=shape)
-        message.raw_input_contents.append(content)
-    for name in outputs:
-        message.outputs.add(name=name)
-    message.parameters["timeout"].int64_param = max(1, int(timeout * 1e6))
-    return message
+def request(
+    model: str, tensors: Tensors, timeout: float, outputs: Sequence[str] = (), name: str = "", region: Region | None = None
+) -> Request:
+    """The message for `model`. The server is told the same deadline (`timeout`, seconds) that the call is given. Large inputs are
+    written to `region`, where there is one."""
+    made = message("ModelInferRequest", model_name=model, id=name)
+    places = tensors.written(region) if region else {}
+    for key, (dtype, shape, content) in tensors.items():
+        tensor = made.inputs.add(name=key, datatype=dtype, shape=shape)
+        if region and key in places:
+            tensor.parameters.add(key="shared_memory_region").value.string_param = region.name
+            tensor.parameters.add(key="shared_memory_offset").value.int64_param = places[key]
+            tensor.parameters.add(key="shared_memory_byte_size").value.int64_param = len(content)
+        else:
+            made.raw_input_contents.append(content)
+    for output in outputs:
+        made.outputs.add(name=output)
+    made.parameters.add(key="timeout").value.int64_param = max(1, int(timeout * 1e6))
+    return made
 
 
-def read_report(response: service_pb2.ModelInferResponse) -> Report:
-    return parse(_text(response, "REPORT"), InferResult(response).as_numpy("HEATMAP"))
+def read_report(response: Response) -> Report:
+    return parse(_text(response, "REPORT"), _array(response, "HEATMAP", "UINT8"))
 
 
-def read_json(response: service_pb2.ModelInferResponse) -> Any:
+def read_json(response: Response) -> Any:
     try:
         return json.loads(_text(response, "REPORT"))
     except ValueError as error:
         raise ServerFault("the server's answer is not JSON", "INTERNAL") from error
 
 
-def read_segment(response: service_pb2.ModelInferResponse) -> Segment:
-    result = InferResult(response)
-    mask, iou = result.as_numpy("MASK"), result.as_numpy("IOU")
+def read_segment(response: Response) -> Segment:
+    mask, iou = _array(response, "MASK", "UINT8"), _array(response, "IOU", "FP32")
     if mask is None or iou is None or iou.size != 1:
         raise ServerFault("the server answered without MASK or IOU", "INTERNAL")
     return Segment(mask, float(iou.flat[0]), _text(response, "CUTOUT"))
 
 
-def _text(response: service_pb2.ModelInferResponse, name: str) -> bytes:
-    values = InferResult(response).as_numpy(name)
-    if values is None or values.size != 1:
+def _text(response: Response, name: str) -> bytes:
+    content = _content(response, name, "BYTES")
+    if content is None or len(content) < 4 or struct.unpack_from("<I", content)[0] != len(content) - 4:
         raise ServerFault(f"the server answered without {name}", "INTERNAL")
-    return values.flat[0]
+    return content[4:]
+
+
+def _array(response: Response, name: str, dtype: str) -> Any:
+    content = _content(response, name, dtype)
+    if content is None:
+        return None
+    shape = next(output.shape for output in response.outputs if output.name == name)
+    try:
+        return np.frombuffer(content, {"FP32": "<f4", "UINT8": "u1"}[dtype]).reshape(tuple(shape))
+    except ValueError as error:
+        raise ServerFault(f"the server's {name} has not the size that it says", "INTERNAL") from error
+
+
+def _content(response: Response, name: str, dtype: str) -> bytes | None:
+    """An output's bytes; None where there is none of that name and type."""
+    for output, content in zip(response.outputs, response.raw_output_contents, strict=False):
+        if output.name == name and output.datatype == dtype:
+            return bytes(content)
+    return None
 
 
 class StreamReader:
@@ -161,25 +177,25 @@ class StreamReader:
     def __init__(self) -> None:
         self._began = self._complete = False
 
-    def read(self, response: service_pb2.ModelStreamInferResponse) -> Event | None:
+    def read(self, response: StreamResponse) -> Event | None:
         """The event of a response; None for an empty one that carries the final flag alone."""
         if response.error_message:
             raise from_status(grpc.StatusCode.INTERNAL, response.error_message)
-        message = response.infer_response
-        names = {output.name for output in message.outputs}
+        answer = response.infer_response
+        names = {output.name for output in answer.outputs}
         if "REPORT" in names:
-            return self._report(message)
+            return self._report(answer)
         if "TEXT" not in names:
             return None
         if not self._began or self._complete:
             raise ServerFault("the stream is out of order: text outside of its verdict and its report", "INTERNAL")
-        return Piece(_text(message, "TEXT").decode())
+        return Piece(_text(answer, "TEXT").decode())
 
-    def _report(self, message: service_pb2.ModelInferResponse) -> Event:
-        report = read_report(message)
+    def _report(self, answer: Response) -> Event:
+        report = read_report(answer)
         if not self._began:
             self._began = True
-            return Verdict(report, _text(message, "TEXT").decode())
+            return Verdict(report, _text(answer, "TEXT").decode())
         self._complete = True
         return Complete(report)
 

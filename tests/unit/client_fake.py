@@ -49,13 +49,15 @@ def _value(tensor: Any, raw: bytes) -> Any:
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """`handler(call)` yields a dict of outputs per response, or raises `Refuse`."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None) -> None:
         self.handler = handler
         self.calls: list[Call] = []
         self.cancelled = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.url = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        add = self._server.add_insecure_port
+        port = self._server.add_secure_port(address, credentials) if credentials else add(address)
+        self.url = f"127.0.0.1:{port}"
         self._server.start()
 
     def stop(self) -> None:
@@ -78,13 +80,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.calls.append(call)
         try:
             for outputs in self.handler(call):
-                yield _response(outputs)
+                yield _response(outputs, call.id)
         except Refuse as refuse:
             context.abort(refuse.code, refuse.message)
 
 
-def _response(outputs: dict[str, Any]) -> Any:
-    response = service_pb2.ModelInferResponse()
+def _response(outputs: dict[str, Any], name: str = "") -> Any:
+    response = service_pb2.ModelInferResponse(id=name)
     for name, value in outputs.items():
         if isinstance(value, np.ndarray):
             kind = {"uint8": "UINT8", "float32": "FP32"}[value.dtype.name]

@@ -29,7 +29,7 @@ def test_inspect_sends_only_what_is_given(server, client):
     found = client.inspect(b"bad")
     call = server.calls[0]
     assert found.anomaly and found.mask.sum() == 48 and found.heatmap.shape == (3, 4)
-    assert list(call.inputs) == ["IMAGE"] and call.id and call.timeout_us == 20_000_000
+    assert list(call.inputs) == ["IMAGE"] and call.id and 19_900_000 < call.timeout_us <= 20_000_000
     assert call.metadata["triton_grpc_error"] == "true" and call.outputs == ["REPORT", "HEATMAP"]
     assert 19 < call.context.time_remaining() <= 20 or not call.context.is_active()
 
@@ -43,7 +43,7 @@ def test_every_input_is_sent_as_the_contract_types_it(server, client):
     assert inputs["PROMPT"] == [b"Wo?"] and inputs["PRODUCT"] == [b"cell"] and inputs["EXPERT"] == [b"e"]
     assert inputs["BOX"].dtype == np.float32 and inputs["BOX"].tolist() == [1, 2, 3.5, 4] and inputs["REFERENCE"] == [b"a", b"bb"]
     assert json.loads(inputs["HISTORY"][0]) == turns and inputs["MAX_TOKENS"].dtype == np.int32 and inputs["MAX_TOKENS"].tolist() == [5]
-    assert server.calls[0].timeout_us == 3_000_000
+    assert 2_900_000 < server.calls[0].timeout_us <= 3_000_000
 
 
 def test_unknown_options_and_bad_numbers_stay_here(server, client):

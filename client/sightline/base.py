@@ -1,0 +1,103 @@
+"""What both clients are made of: addresses, policy, and the requests in flight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar, Unpack
+
+import grpc
+
+from .calls import Call
+from .errors import Cancelled, InvalidInput, NotInspected, Overloaded, Timeout, from_status
+from .policy import Budget, Policy, Settings
+from .race import Race
+from .replicas import CHANNEL, Replica, Replicas
+from .shared import Shared, is_here
+from .tls import Tls
+
+T = TypeVar("T")
+
+
+class Connection:
+    """
+    Args:
+        url: `HOST:PORT`; several with commas between; or `dns:///NAME:PORT` for all addresses of that name.
+        timeout: deadline of a call in seconds, where it names none of its own.
+        tls: certificates of the connection; `credentials` are gRPC's own form of them.
+        settings: retries, hedging, requests at a time, traces, shared memory (`sightline.Settings`).
+    """
+
+    _grpc: Any
+
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        timeout: float = 60.0,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        tls: Tls | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        self.url = url
+        self.timeout = timeout
+        self._policy, self._budget = Policy(**settings), Budget()
+        self._secret = tls.credentials() if tls else credentials
+        self._options: Sequence[tuple[str, str | int]] = (*CHANNEL, *(tls.options() if tls else ()))
+        self._replicas = Replicas(url, self._connect)
+        for replica in self._replicas.all:
+            if self._policy.shared_memory and is_here(replica.address):
+                replica.shared = Shared(self._blocking_stub(replica))
+        self._flights: dict[str, list[Any]] = {}
+        self._dropped: set[str] = set()
+        self._closed = False
+
+    def cancel(self, request_id: str) -> bool:
+        """Gives up a request of this client that is running elsewhere: its call raises Cancelled. Whether there was one."""
+        flights = list(self._flights.get(request_id, ()))
+        if flights:
+            self._dropped.add(request_id)
+        for flight in flights:
+            flight.cancel()
+        return bool(flights)
+
+    def _connect(self, address: str) -> Any:
+        if self._secret:
+            return self._grpc.secure_channel(address, self._secret, options=self._options)
+        return self._grpc.insecure_channel(address, options=self._options)
+
+    def _blocking_stub(self, replica: Replica) -> Any:
+        """What the shared memory is registered with."""
+        return replica.stub
+
+    def _check_open(self, call: Call[Any]) -> None:
+        if self._closed:
+            raise Cancelled("the client is closed", "CANCELLED")
+        if call.request_id in self._flights:
+            raise InvalidInput(f"request_id: {call.request_id!r} is in flight already", "INVALID_ARGUMENT")
+
+    def _race(self, call: Call[Any], deadline: float) -> Race:
+        self._flights[call.request_id] = []
+        return Race(self._replicas, self._policy, self._budget, deadline, call.safe)
+
+    def _forget(self, call: Call[Any]) -> None:
+        self._flights.pop(call.request_id, None)
+        self._dropped.discard(call.request_id)
+
+    def _error(self, call: Call[Any], replica: Replica, code: grpc.StatusCode, details: str | None) -> NotInspected:
+        """What a status means here. A request that nobody has given up is cancelled by a server that stops."""
+        if code is not grpc.StatusCode.CANCELLED:
+            return from_status(code, details, replica.address)
+        if self._closed or call.request_id in self._dropped:
+            return Cancelled("the client is closed" if self._closed else "the request was given up", "CANCELLED")
+        return from_status(grpc.StatusCode.UNAVAILABLE, "the server cancelled the request", replica.address)
+
+    def _full(self) -> Overloaded:
+        return Overloaded(f"queue full: {self._policy.max_in_flight} requests of this client are in flight", "UNAVAILABLE")
+
+    def _too_late(self) -> Timeout:
+        return Timeout(f"timeout: {self._policy.max_in_flight} requests of this client were in flight", "DEADLINE_EXCEEDED")
+
+
+def deadline(call: Call[Any]) -> float:
+    return time.monotonic() + (call.timeout or 0.0)

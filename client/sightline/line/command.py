@@ -1,0 +1,102 @@
+"""The commands `sightline line` and `sightline watch`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..policy import Policy
+from . import config
+from .assemble import run
+from .config import Config
+from .files import Folder, Jsonl, Snapshot
+from .parts import Load, Record
+from .runner import Pace
+from .stats import Stats
+
+LINE_EXAMPLE = "example: sightline line --config line.toml"
+WATCH_EXAMPLE = """examples:
+  sightline watch incoming --out results --product cell
+  sightline watch camera:0 --out results --takt 2
+  sightline watch http://camera-3/snapshot.jpg --out results --takt 2"""
+
+
+def add(commands: Any, command: Any) -> None:
+    """Adds both to the parser. `command(commands, name, run, text, epilog)` makes one that names its server."""
+    line: argparse.ArgumentParser = commands.add_parser(
+        "line", help="run a line: source, inspection, sinks", description="Run a line as its file describes it.", epilog=LINE_EXAMPLE
+    )
+    line.set_defaults(run=_line, url=None)
+    line.add_argument("--config", type=Path, required=True, metavar="FILE.toml", help="the line's description")
+    line.add_argument("--json", action="store_true", help="print the statistics as JSON lines")
+    line.add_argument("--every", type=float, default=10.0, metavar="S", help="seconds between two lines of statistics (10)")
+
+    watch = command(commands, "watch", _watch, "inspect what a folder or a camera gives, until Ctrl-C", WATCH_EXAMPLE)
+    watch.formatter_class = argparse.RawDescriptionHelpFormatter
+    watch.add_argument("source", metavar="SOURCE", help="a folder, camera:NUMBER, a video file, or the http address of a snapshot")
+    watch.add_argument("--out", type=Path, required=True, metavar="DIR", help="results.jsonl, overlays and the spool")
+    watch.add_argument("--takt", type=float, default=1.0, metavar="S", help="seconds from one part to the next (1); folder: at least")
+    watch.add_argument("--product", metavar="NAME", help="an enrolled product")
+    watch.add_argument("--prompt", metavar="TEXT", help="the question")
+    watch.add_argument("--json", action="store_true", help="print one record a line")
+
+
+class Printed:
+    """A sink: the terminal."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json, self._console = as_json, Console()
+
+    def open(self) -> None:
+        pass
+
+    def deliver(self, record: Record, picture: Load) -> None:
+        if self._json:
+            print(record.json(), flush=True)
+            return
+        symbol, style = {"normal": ("✓", "green"), "anomaly": ("✗", "bold red")}.get(record.outcome, ("!", "bold yellow"))
+        words = record.report["text"] if record.report else (record.error or {}).get("message", "")
+        label = f"{symbol} {record.outcome.replace('_', ' ').upper()}{' (corrected)' if record.correction else ''}"
+        self._console.print(f"{label}  {record.part}  {record.name}", style=style, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(f"  {words}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        pass
+
+
+def _line(_: Any, args: argparse.Namespace) -> int:
+    told = _as_json if args.json else _as_text
+    told(run(config.read(args.config), told, args.every))
+    return 0
+
+
+def _watch(_: Any, args: argparse.Namespace) -> int:
+    asked = {name: getattr(args, name) for name in ("product", "prompt") if getattr(args, name) is not None}
+    sinks = {"jsonl": Jsonl(args.out / "results.jsonl", args.out / "overlays"), "terminal": Printed(args.json)}
+    pace = Pace(takt=args.takt, timeout=args.timeout)
+    args.out.mkdir(parents=True, exist_ok=True)
+    made = Config("watch", args.out / "state", pace, args.url, None, Policy(), asked, source(args.source), sinks)
+    _as_text(run(made))
+    return 0
+
+
+def source(text: str) -> Any:
+    """The source that `sightline watch SOURCE` names."""
+    if text.startswith(("http://", "https://")):
+        return Snapshot(text)
+    if Path(text).is_dir():
+        return Folder(Path(text))
+    return config.made_source({"kind": "camera", "device": text.removeprefix("camera:")}, Path.cwd())
+
+
+def _as_text(stats: Stats) -> None:
+    print(stats.line(), file=sys.stderr, flush=True)
+
+
+def _as_json(stats: Stats) -> None:
+    print(json.dumps(stats.values(), ensure_ascii=False), flush=True)

@@ -1,0 +1,89 @@
+"""One part's inspection, and the second one of parts in the spool."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Unpack
+
+from ..calls import Options
+from ..errors import InvalidInput, NotInspected, ServerFault, Timeout
+from ..report import Report
+from .parts import Part, Result
+from .stats import Counter
+from .store import Store
+from .turns import Turns
+
+AGAIN_S, AGAIN_MAX_S = 0.25, 5.0
+LOOK_S = 0.1
+
+
+class Client(Protocol):
+    """What the line needs of `sightline.Client`."""
+
+    def inspect(self, image: bytes, **options: Unpack[Options]) -> Report: ...
+
+    def cancel(self, request_id: str) -> bool: ...
+
+
+class Inspector:
+    """Asks the server about a part. Never raises: whatever goes wrong, the part is not inspected."""
+
+    def __init__(self, client: Client, line: str, options: Mapping[str, Any], counter: Counter) -> None:
+        self._client, self._line, self._counter = client, line, counter
+        self._options: Options = {**options}  # type: ignore[typeddict-item]  # the configuration has checked them
+
+    def inspect(self, part: Part, timeout: float) -> Result:
+        begun = time.monotonic()
+        try:
+            assert part.path is not None
+            asked: Options = {**self._options, "timeout": timeout, "request_id": self._request_id(part.number)}
+            report = self._client.inspect(part.path.read_bytes(), **asked)
+            self._counter.took(time.monotonic() - begun)
+            return Result("anomaly" if report.anomaly else "normal", report.raw)
+        except NotInspected as error:
+            return Result.failed(error, again=not isinstance(error, InvalidInput))
+        except Exception as error:
+            return Result.failed(ServerFault(f"the client failed: {type(error).__name__}: {error}", "INTERNAL"), again=True)
+
+    def cancel(self, number: int) -> None:
+        self._client.cancel(self._request_id(number))
+
+    def _request_id(self, number: int) -> str:
+        return f"{self._line}-{number}"
+
+
+class Reinspection:
+    """Takes parts from the spool, oldest first, while no part of the line is waiting, and waits longer while the server fails."""
+
+    def __init__(self, inspector: Inspector, timeout: float, store: Store, turns: Turns, idle: Callable[[], bool]) -> None:
+        self._inspector, self._timeout, self._store, self._turns, self._idle = inspector, timeout, store, turns, idle
+        self._number = 0
+
+    def run(self, stopping: threading.Event) -> None:
+        pause = AGAIN_S
+        while not stopping.is_set():
+            part = self._store.next_spooled() if self._idle() else None
+            if part is None:
+                stopping.wait(LOOK_S)
+            elif self._again(part):
+                pause = AGAIN_S
+            else:
+                stopping.wait(pause)
+                pause = min(pause * 2, AGAIN_MAX_S)
+
+    def cancel(self) -> None:
+        self._inspector.cancel(self._number)
+
+    def _again(self, part: Part) -> bool:
+        """Whether the part is off the spool."""
+        self._number = part.number
+        result = self._inspector.inspect(part, self._timeout)
+        if result.report:
+            self._turns.correct(part, result)
+        elif not result.again:
+            self._store.give_up(part)
+        elif result.error and result.error["type"] in (Timeout.__name__, ServerFault.__name__):
+            self._store.postpone(part)
+        return not result.again

@@ -1,0 +1,90 @@
+"""Operators' feedback: what is kept, and a false alarm that becomes a normal part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sightline
+from client_fake import Call, FakeTriton, Refuse, crack, report
+from grpc import StatusCode
+from sightline.feedback import Feedback
+
+
+class Learning:
+    """A server whose product calls everything an anomaly that it was not enrolled with."""
+
+    def __init__(self) -> None:
+        self.enrolled: list[dict[str, object]] = []
+        self.fails = False
+        self.fake = FakeTriton(self.answer)
+
+    def answer(self, call: Call) -> Iterator[dict[str, object]]:
+        if call.model == "inspect":
+            known = self.enrolled and call.inputs["IMAGE"][0] in self.enrolled[-1]["IMAGES"]
+            yield {"REPORT": json.dumps(report(() if known else (crack(),))), "HEATMAP": np.zeros((0, 0), np.uint8)}
+        elif call.inputs["ACTION"] == [b"describe"]:
+            product = {"name": "cell", "description": "A cell.", "prompt": "", "box": [1.0, 2.0, 30.0, 20.0]}
+            yield {"REPORT": json.dumps({"action": "describe", "product": product})}
+        else:
+            if self.fails:
+                raise Refuse(StatusCode.INTERNAL, "vision_encoder: RuntimeError")
+            self.enrolled.append(call.inputs)
+            yield {"REPORT": json.dumps({"action": "enroll"})}
+
+
+@pytest.fixture
+def server() -> Iterator[Learning]:
+    made = Learning()
+    yield made
+    made.fake.stop()
+
+
+def test_a_mark_keeps_picture_report_and_hashes(server: Learning, tmp_path: Path) -> None:
+    with sightline.Client(server.fake.url) as client:
+        found = client.inspect(b"part", request_id="part-7")
+    made = Feedback(tmp_path).mark(b"part", found, "false_alarm", product="cell", operator="Ada", note="only dust")
+    later = Feedback(tmp_path)
+    assert later.marks() == [made] and later.picture(made) == b"part" and later.report(made) == found
+    assert (made.artefacts, made.request_id, made.operator) == ({"lisa": "sha256:0"}, "part-7", "Ada")
+    with pytest.raises(sightline.InvalidInput, match="does not fit"):
+        later.mark(b"part", found, "missed")
+
+
+def test_a_false_alarm_is_learnt_and_the_effect_is_shown(server: Learning, tmp_path: Path) -> None:
+    kept = Feedback(tmp_path)
+    with sightline.Client(server.fake.url) as client:
+        kept.enroll(client, "cell", [b"good 1", b"good 2"], description="A cell.")
+        mark = kept.mark(b"dusty", client.inspect(b"dusty", product="cell"), "false_alarm", product="cell")
+        effect = kept.accept(client, mark)
+        assert effect.cured and effect.images == 3 and kept.marks()[0].accepted
+        again = kept.accept(client, mark)
+        assert again.images == 3 and not again.cured  # it is normal already
+    last = server.enrolled[1]
+    assert last["IMAGES"] == [b"good 1", b"good 2", b"dusty"] and last["DESCRIPTION"] == [b"A cell."] and "PROMPT" not in last
+    assert last["BOX"].tolist() == [1, 2, 30, 20]
+
+
+def test_an_enrolment_that_fails_changes_nothing(server: Learning, tmp_path: Path) -> None:
+    kept = Feedback(tmp_path)
+    with sightline.Client(server.fake.url) as client:
+        kept.enroll(client, "cell", [b"good"])
+        mark = kept.mark(b"dusty", client.inspect(b"dusty"), "false_alarm", product="cell")
+        server.fails = True
+        with pytest.raises(sightline.ServerFault):
+            kept.accept(client, mark)
+        server.fails = False
+        assert not kept.marks()[0].accepted and kept.accept(client, mark).images == 2
+
+
+def test_what_cannot_be_learnt_is_said(server: Learning, tmp_path: Path) -> None:
+    kept = Feedback(tmp_path)
+    with sightline.Client(server.fake.url) as client:
+        found = client.inspect(b"x")
+        with pytest.raises(sightline.InvalidInput, match="about a product"):
+            kept.accept(client, kept.mark(b"x", found, "false_alarm"))
+        with pytest.raises(sightline.UnknownProduct, match="kept here"):
+            kept.accept(client, kept.mark(b"x", found, "false_alarm", product="cell"))

@@ -1,0 +1,72 @@
+"""TLS and mutual TLS of both clients against a server in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import sightline
+from client_fake import FakeTriton, answer
+from sightline import Tls
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made by openssl")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, and certificates that it has signed for a server named `plant` and for a client."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("ca", "server", "client"):
+        line = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        line += ["-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}"]
+        if name != "ca":
+            line += ["-CA", "ca.crt", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:plant"]
+            line += ["-addext", "basicConstraints=critical,CA:FALSE"]
+        subprocess.run(line, check=True, capture_output=True, cwd=folder)
+    return folder
+
+
+@pytest.fixture(params=[False, True], ids=["tls", "mutual"])
+def server(request: pytest.FixtureRequest, keys: Path) -> Iterator[FakeTriton]:
+    own = [((keys / "server.key").read_bytes(), (keys / "server.crt").read_bytes())]
+    authority = (keys / "ca.crt").read_bytes()
+    credentials = grpc.ssl_server_credentials(own, authority if request.param else None, request.param)
+    fake = FakeTriton(answer, credentials=credentials)
+    fake.mutual = request.param
+    yield fake
+    fake.stop()
+
+
+def test_who_shows_the_right_certificates_is_answered(server: FakeTriton, keys: Path) -> None:
+    files = Tls(root=keys / "ca.crt", key=str(keys / "client.key"), chain=keys / "client.crt", name="plant")
+    content = Tls((keys / "ca.crt").read_bytes(), (keys / "client.key").read_bytes(), (keys / "client.crt").read_bytes(), "plant")
+    for tls in (files, content):
+        with sightline.Client(server.url, timeout=10, tls=tls) as client:
+            assert client.inspect(b"bad").anomaly
+
+    async def talk() -> bool:
+        async with sightline.aio.Client(server.url, timeout=10, tls=files) as client:
+            return (await client.inspect(b"bad")).anomaly
+
+    assert asyncio.run(talk())
+
+
+def test_who_does_not_is_refused(server: FakeTriton, keys: Path) -> None:
+    refused = [None, Tls(root=keys / "client.crt", name="plant"), Tls(root=keys / "ca.crt", name="another")]
+    refused += [Tls(root=keys / "ca.crt", name="plant")] if server.mutual else []
+    for tls in refused:
+        with sightline.Client(server.url, timeout=5, tls=tls) as client, pytest.raises(sightline.Unreachable):
+            client.inspect(b"bad")
+    assert not server.calls
+
+
+def test_halves_and_missing_files_are_said() -> None:
+    with pytest.raises(sightline.InvalidInput, match="both"):
+        sightline.Client(tls=Tls(key=b"key"))
+    with pytest.raises(sightline.InvalidInput, match="root absent.pem"):
+        sightline.Client(tls=Tls(root="absent.pem"))

@@ -1,0 +1,245 @@
+"""Folder, HTTP snapshot, video and GenICam as sources; the JSONL file as a sink; none of them needs a server."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from client_fake import crack, report
+from PIL import Image
+from sightline.line import EndOfSource, Record, SourceError, Store
+from sightline.line import genicam as genicam_source
+from sightline.line.cameras import Camera
+from sightline.line.files import Folder, Jsonl, Snapshot
+from sightline.line.genicam import GenICam
+
+
+def taken(folder: Folder) -> list[str]:
+    return [shot.name for shot in iter(folder.take, None)]
+
+
+def write(path: Path, content: bytes, seconds: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (1_000_000 + seconds, 1_000_000 + seconds))
+
+
+def test_a_folder_gives_each_whole_file_once_and_oldest_first(tmp_path: Path) -> None:
+    write(tmp_path / "b.png", b"b", 1), write(tmp_path / "deep" / "a.jpg", b"a", 2), write(tmp_path / "notes.txt", b"x")
+    folder = Folder(tmp_path)
+    folder.open()
+    assert folder.take() is None  # nothing is known to be whole at the first look
+    assert taken(folder) == ["b.png", "deep/a.jpg"]
+    write(tmp_path / "c.png", b"c", 3)
+    assert folder.take() is None
+    write(tmp_path / "c.png", b"more of c", 4)
+    assert folder.take() is None
+    assert [(shot.name, shot.picture) for shot in iter(folder.take, None)] == [("c.png", b"more of c")]
+    write(tmp_path / "c.png", b"more of C", 5)
+    folder.take()
+    assert taken(folder) == ["c.png"]
+    write(tmp_path / "d.png", b"d", 6), write(tmp_path / "e.png", b"e", 7)
+    folder.take()
+    assert folder.take().name == "d.png"
+    write(tmp_path / "e.png", b"half of ", 8)  # between the look and its turn
+    assert folder.take() is None and folder.take() is None and folder.take().picture == b"half of "
+    with pytest.raises(SourceError):
+        Folder(tmp_path / "absent").open()
+
+
+def test_a_folder_is_not_taken_again_after_a_restart_and_may_be_emptied(tmp_path: Path) -> None:
+    pictures = tmp_path / "in"
+    for number in range(3):
+        write(pictures / f"{number}.png", b"x", number)
+    store = Store(tmp_path / "state", "cell")
+    first = Folder(pictures, known=store.knows)
+    first.take()
+    store.accept(first.take())
+    store.close()
+    store = Store(tmp_path / "state", "cell")
+    second = Folder(pictures, "delete", known=store.knows)
+    second.take()
+    store.accept(second.take())
+    shot = second.take()
+    assert shot.name == "2.png" and sorted(path.name for path in pictures.iterdir()) == ["0.png", "2.png"]
+    second.close()
+    assert (pictures / "2.png").exists()  # it was not taken in
+    store.close()
+
+
+@contextlib.contextmanager
+def camera_server(answers: list[bytes | None]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the library's name
+            content = answers.pop(0)
+            self.send_response(200 if content is not None else 503)
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/snapshot.jpg"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_snapshot_is_a_picture_or_an_error() -> None:
+    with camera_server([b"one", None, b"", b"two"]) as url:
+        source = Snapshot(url)
+        source.open()
+        assert source.take().picture == b"one"
+        for _ in range(2):
+            with pytest.raises(SourceError, match="snapshot.jpg"):
+                source.take()
+        assert (source.take().picture, source.paced) == (b"two", True)
+    with pytest.raises(SourceError):
+        source.take()
+
+
+def test_a_video_file_is_taken_frame_by_frame(tmp_path: Path) -> None:
+    path = tmp_path / "line.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(6):
+        writer.write(np.full((48, 64, 3), (number * 40, 0, 0), np.uint8))
+    writer.release()
+    for every, jpeg, count in ((1, 0, 6), (2, 90, 3)):
+        source = Camera(str(path), every=every, jpeg=jpeg)
+        source.open()
+        shots = []
+        with pytest.raises(EndOfSource):
+            while True:
+                shots.append(source.take())
+        source.close()
+        images = [Image.open(io.BytesIO(shot.picture)) for shot in shots]
+        assert len(images) == count and {image.format for image in images} == {"JPEG" if jpeg else "PNG"}
+        blue = [image.getpixel((9, 9))[2] for image in images]
+        assert blue == pytest.approx([number * 40 for number in range(every - 1, 6, every)], abs=12)
+    with pytest.raises(SourceError, match="cannot be opened"):
+        Camera(str(tmp_path / "absent.avi")).open()
+
+
+class FakeHarvester:
+    """As `harvesters.core.Harvester` with one camera: what is called on it, in order."""
+
+    def __init__(self, buffers: list[object]) -> None:
+        self.calls: list[object] = []
+        self.buffers = buffers
+        self.remote_device = self.node_map = self.TriggerMode = self
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "value":
+            self.calls.append(("TriggerMode", value))
+        else:
+            object.__setattr__(self, name, value)
+
+    def create(self, key: object) -> FakeHarvester:
+        self.calls.append(("create", key))
+        return self
+
+    def try_fetch(self, *, timeout: float) -> object:
+        found = self.buffers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def __getattr__(self, name: str) -> object:
+        if name in ("add_file", "update", "start", "stop", "destroy", "reset"):
+            return lambda *arguments: self.calls.append((name, *arguments))
+        raise AttributeError(name)
+
+
+class FakeBuffer:
+    def __init__(self, array: np.ndarray, name: str) -> None:
+        self.payload = self
+        self.components = [self]
+        self.data, self.data_format = array.ravel(), name
+        self.height, self.width = array.shape[:2]
+        self.queued = False
+
+    def __enter__(self) -> FakeBuffer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.data[:] = 0  # the camera writes the next picture
+        self.queued = True
+
+
+def test_a_genicam_camera_through_a_fake_harvester(monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    deep = np.full((3, 4), 4095, np.uint16)
+    colour = np.zeros((3, 4, 3), np.uint8)
+    colour[..., 0] = 200
+    buffers = [FakeBuffer(grey.copy(), "Mono8"), FakeBuffer(deep.copy(), "Mono12"), FakeBuffer(colour.copy(), "BGR8")]
+    fake = FakeHarvester([*buffers, None, ConnectionError("cable"), FakeBuffer(grey.copy(), "BayerRG8")])
+    monkeypatch.setattr(genicam_source, "harvester", lambda: fake)
+    source = GenICam(Path("maker.cti"), serial="17", features={"TriggerMode": "On"})
+    source.open()
+    images = [cv2.imdecode(np.frombuffer(source.take().picture, np.uint8), cv2.IMREAD_UNCHANGED) for _ in range(3)]
+    assert np.array_equal(images[0], grey) and np.array_equal(images[1], deep << 4) and np.array_equal(images[2], colour)
+    assert all(buffer.queued for buffer in buffers)
+    for words in ("no picture within", "cable", "BayerRG8: expected one of"):
+        with pytest.raises(SourceError, match=words):
+            source.take()
+    source.close()
+    wanted = [("add_file", "maker.cti"), ("update",), ("create", {"serial_number": "17"}), ("TriggerMode", "On"), ("start",)]
+    assert fake.calls == [*wanted, ("stop",), ("destroy",), ("reset",)]
+    assert source.paced and not GenICam(Path("maker.cti"), triggered=True).paced
+
+
+def test_a_triggered_camera_without_a_part_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(genicam_source, "harvester", lambda: FakeHarvester([None]))
+    source = GenICam(Path("maker.cti"), triggered=True)
+    source.open()
+    assert source.take() is None
+
+
+def record(seq: int, **changes: object) -> Record:
+    whole = Record(seq, "cell", seq, "deep/pärt 1.png", 0.0, "anomaly", False, report((crack(),)), None)
+    return replace(whole, **changes)
+
+
+def test_jsonl_holds_each_record_once_also_after_a_torn_line(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.new("L", (40, 30), 99).save(picture, "PNG")
+    path = tmp_path / "out" / "line.jsonl"
+    for _ in range(2):
+        sink = Jsonl(path, tmp_path / "overlays")
+        sink.open()
+        for seq in (1, 2, 3):
+            sink.deliver(record(seq), picture.getvalue)
+        sink.close()
+        with path.open("ab") as file:
+            file.write(b'{"seq": 4, "torn')
+    sink.open()
+    sink.deliver(record(4, outcome="not_inspected", report=None, error={"type": "Timeout"}), lambda: None)
+    sink.close()
+    assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+    names = sorted(path.name for path in (tmp_path / "overlays").iterdir())
+    assert names == [f"{seq:09d}_p_rt_1.png" for seq in (1, 2, 3)]
+
+
+def test_jsonl_finds_the_last_of_many_long_lines(tmp_path: Path) -> None:
+    sink = Jsonl(tmp_path / "line.jsonl")
+    sink.open()
+    sink.deliver(record(1, name="x" * 200_000), lambda: None)
+    sink.deliver(record(2, name="y" * 200_000), lambda: None)
+    sink.close()
+    sink.open()
+    sink.deliver(record(2), lambda: None)
+    sink.close()
+    assert [json.loads(line)["seq"] for line in (tmp_path / "line.jsonl").read_text().splitlines()] == [1, 2]
