@@ -80,6 +80,7 @@ QUESTION = Tensor("question", "STRING", (1,))  # exactly what LISA is asked, in 
 DIALOGUE = Tensor("dialogue", "STRING", (1,))  # JSON of every turn up to that question (`lisa/dialogue.py`)
 EXPERTS = Tensor("experts", "STRING", (1,))  # JSON list, as in the report
 ANSWER_TEXT = Tensor("answer", "STRING", (1,))  # UTF-8, without [SEG]
+EXPERT_MAP = Tensor("expert_map", "UINT8", (-1, -1))  # HEATMAP again: Triton gives no output alone that a step reads, too
 FINDING = Tensor("finding", "STRING", (1,))  # JSON: all of the report that is known before the sentence
 SEG_EMBEDDINGS = Tensor("seg_embeddings", "FP32", (1, -1, -1))  # [1, K, E]; unused slots are zero rows
 SEG_COUNT = Tensor("seg_count", "INT32", (1,))
@@ -171,7 +172,7 @@ MODELS: dict[str, Model] = {
         Model(
             "expert",
             inputs=(PATCH_FEATURES, ORIGINAL_SIZE, PART_BOX, PROMPT, PRODUCT, REFERENCE, EXPERT, HISTORY, TICKET),
-            outputs=(QUESTION, DIALOGUE, EXPERTS, HEATMAP, clock("expert")),
+            outputs=(QUESTION, DIALOGUE, EXPERTS, EXPERT_MAP, HEATMAP, clock("expert")),
         ),
         Model(
             "lisa",
@@ -200,7 +201,7 @@ MODELS: dict[str, Model] = {
         Model(
             "verdict",
             inputs=(
-                SEG_COUNT, SEG_PROBABILITY, DEFECT_MASKS, DEFECT_IOUS, PICTURE_EVIDENCE, EXPERTS, HEATMAP,
+                SEG_COUNT, SEG_PROBABILITY, DEFECT_MASKS, DEFECT_IOUS, PICTURE_EVIDENCE, EXPERTS, EXPERT_MAP,
                 PART_MASKS, PART_IOUS, ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, TICKET,
             ),
             outputs=(FINDING, SCORE, MASK, clock("verdict")),

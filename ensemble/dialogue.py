@@ -23,7 +23,7 @@ class Dialogue:
 
     turns: tuple[Turn, ...]
     first: int
-    asked: str  # what is new in this turn, for the report
+    asked: str  # for the report: what the experts say, and the question
 
     @property
     def opening(self) -> tuple[Turn, ...]:
@@ -53,9 +53,9 @@ def compose(question: str, experts: Sequence[str], history: Sequence[Turn], layo
     if layout == "v0":
         said = turns[at][1]
         turns[at] = ("user", said if not words or said.startswith(words) else f"{words} {said}")
-        asked = turns[-1][1]
+        asked = f"{words} {question}" if words else question
     else:
         turns[at:at] = [("user", words)] if words else []
-        asked = question if history or not words else f"{words}\n{question}"
+        asked = f"{words}\n{question}" if words else question
         at += bool(words)
     return Dialogue(tuple(turns), at + 1, asked)

@@ -52,11 +52,13 @@ class Expert:
             words = hint.sentence(score, hint.places(grid, seen, height, width))
             experts.append({"name": NAME, "score": score, "text": words, "references": normal.images})
         dialogue = self._dialogue(inputs, recipe, hint.part(inputs["part_box"], height, width), words, options.prompt_layout)
+        heatmap = hint.heatmap(grid, seen, height, width, HEATMAP_SIDE)
         return {
             "question": string(dialogue.asked),
             "dialogue": string(dialogue.write()),
             "experts": string(json.dumps(experts)),
-            "HEATMAP": hint.heatmap(grid, seen, height, width, HEATMAP_SIDE),
+            "expert_map": heatmap,
+            "HEATMAP": heatmap,
         }
 
     @staticmethod

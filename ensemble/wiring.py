@@ -11,6 +11,7 @@ from .contract import (
     CUTOUT,
     DIALOGUE,
     ENGINES_WITH_CLOCK,
+    EXPERT_MAP,
     EXPERTS,
     FINDING,
     HEATMAP,
@@ -72,7 +73,7 @@ def step(
 
 PREPARED = (
     TICKET, IMAGE_EMBEDDING, IMAGE_FEATURES, PICTURE_EVIDENCE, PART_MASKS, PART_IOUS, RESIZED_SIZE, ORIGINAL_SIZE, PART_BOX,
-    QUESTION, DIALOGUE, EXPERTS, HEATMAP, *CLOCKS[:6],
+    QUESTION, DIALOGUE, EXPERTS, EXPERT_MAP, HEATMAP, *CLOCKS[:6],
 )  # fmt: skip
 """What `prepare` hands on to LISA, to `judge` and to the report."""
 
@@ -96,7 +97,7 @@ ENSEMBLES: dict[str, Ensemble] = {
         Ensemble(
             "judge",
             (
-                IMAGE_EMBEDDING, SEG_EMBEDDINGS, SEG_COUNT, SEG_PROBABILITY, PICTURE_EVIDENCE, EXPERTS, HEATMAP, PART_MASKS, PART_IOUS,
+                IMAGE_EMBEDDING, SEG_EMBEDDINGS, SEG_COUNT, SEG_PROBABILITY, PICTURE_EVIDENCE, EXPERTS, EXPERT_MAP, PART_MASKS, PART_IOUS,
                 ORIGINAL_SIZE, RESIZED_SIZE, PART_BOX, TICKET,
             ),
             (FINDING, SCORE, MASK, *(clock for clock in CLOCKS if clock.name in ("lisa_decoder_clock", "verdict_clock"))),

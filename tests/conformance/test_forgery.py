@@ -29,7 +29,8 @@ STRANGE = (
 
 @pytest.mark.parametrize("text", FORGED + STRANGE, ids=range(len(FORGED + STRANGE)))
 def test_no_text_breaks_an_answer(grpc, bad, text):
-    answer = ask(grpc, IMAGE=bad.picture, PROMPT=text, EXPERT=text[:500], MAX_TOKENS=8)
+    more = {"EXPERT": text} if len(text) < 500 else {}  # the tiny profile has room for 2,000 characters once
+    answer = ask(grpc, IMAGE=bad.picture, PROMPT=text, MAX_TOKENS=8, **more)
     check_report(answer)
     assert not any(token in answer.text for token in ("[SEG]", "<|im_start|>", "<|im_end|>", "</s>"))
 

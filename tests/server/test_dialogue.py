@@ -8,12 +8,11 @@ import dialogue
 import numpy as np
 import pytest
 import sightline
+from conftest import tiny_server
 from sightline_ensemble.lisa.guide import spoken
 from sightline_training.data import cells
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
-
-from .conftest import tiny_server
 
 BAD, GOOD = ([cell for cell in cells("test") if cell.probability == p] for p in (1, 0))
 

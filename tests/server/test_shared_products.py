@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import sightline
+from conftest import tiny_server
 from sightline_training.data import cells
-
-from .conftest import tiny_server
 
 NORMAL = [cell.path for cell in cells("train") if cell.probability == 0][:6]
 ROUNDS = 5

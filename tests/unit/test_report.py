@@ -20,7 +20,7 @@ def logits(seed: int = 0, side: int = 64) -> np.ndarray:
 def inputs(slots, probability, size, box=None, part=None) -> dict[str, np.ndarray]:
     text = lambda value: np.array([value], object)  # noqa: E731
     return {
-        "experts": text(b"[]"), "HEATMAP": np.zeros((8, 8), np.uint8), "picture_evidence": np.zeros((1, 2), np.float32),
+        "experts": text(b"[]"), "expert_map": np.zeros((8, 8), np.uint8), "picture_evidence": np.zeros((1, 2), np.float32),
         "seg_count": np.array([len(slots)], np.int32), "seg_probability": np.array([probability], np.float32),
         "defect_masks": np.stack([*slots, np.full((64, 64), -20, np.float32)])[None],
         "part_masks": (logits(9) if part is None else part)[None, None], "part_ious": np.ones((1, 1), np.float32),
@@ -135,8 +135,8 @@ FUSED = Fusion(Weights(0.0, 1.0, 0.0, 0.0), Weights(0.0, 0.5, 0.0, 0.0, 1.0))
 def witnessed(probability: float, expert: float | None, foreign: float, heat: tuple[slice, slice] = (slice(0), slice(0))) -> dict:
     given = inputs([logits()], probability, (120, 90))
     given["picture_evidence"] = np.array([[0.0, foreign]], np.float32)
-    given["HEATMAP"] = np.zeros((120, 90), np.uint8)
-    given["HEATMAP"][heat] = 250
+    given["expert_map"] = np.zeros((120, 90), np.uint8)
+    given["expert_map"][heat] = 250
     if expert is not None:
         given["experts"] = np.array([json.dumps([{"name": "few_shot", "score": expert}]).encode()], object)
     return given
