@@ -36,7 +36,7 @@ def test_the_same_name_at_once(two, volume):
     with ThreadPoolExecutor(2) as pool:
         for count in range(1, 1 + ROUNDS):
             list(pool.map(lambda client, n=count: client.enroll("cell", NORMAL[: n % 3 + 1], description=f"round {n}"), two))
-            told = [client.describe("cell") for client in two]
+            told = [client.describe("cell")["product"] for client in two]
             assert told[0] == told[1] and told[0]["images"] == count % 3 + 1
     assert all(client.inspect(NORMAL[5], product="cell", max_tokens=1).experts[0].references == ROUNDS % 3 + 1 for client in two)
     recipe = json.loads((volume / "cell.json").read_text())
