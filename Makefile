@@ -11,8 +11,10 @@ ARTEFACTS := model_repository/lisa_engine/1/tiny/manifest.json
 demo: artefacts
 	$(BIN)/python benchmarks/demo.py
 
+# Two at a time, then those that judge times by themselves. `make test ARGS=tests/unit` for some of them.
 test: artefacts
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS)
+	$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq 5
 
 serve: artefacts
 	exec $(BIN)/sightline-serve --profile $(PROFILE)

@@ -176,14 +176,19 @@ class Served:
 
 
 # --- the regression -----------------------------------------------------------------------------------------------------
-def regression(rows: Sequence[Evidence], truth: np.ndarray, names: Sequence[str]) -> Weights:
-    """Logistic, with a small ridge and no witness counting backwards."""
+def regression(rows: Sequence[Evidence], truth: np.ndarray, names: Sequence[str], balanced: bool) -> Weights:
+    """Logistic, with a small ridge and no witness counting backwards.
+
+    Args:
+        balanced: good and defective weigh the same, however many there are.
+    """
     x = np.array([[getattr(row, name) for name in names] for row in rows])
     scale, y = x.std(0), truth.astype(float)
+    each = np.where(truth, 0.5 / truth.mean(), 0.5 / (1 - truth.mean())) if balanced else np.ones(len(y))
 
     def loss(w: np.ndarray) -> float:
         z = x / scale @ w[1:] + w[0]
-        return float(np.mean(np.logaddexp(0, z) - y * z) + RIDGE * np.square(w[1:]).sum() / 2)
+        return float(np.mean(each * (np.logaddexp(0, z) - y * z)) + RIDGE * np.square(w[1:]).sum() / 2)
 
     best = minimize(loss, np.full(1 + len(names), 0.5), bounds=[(None, None), *[(0, None)] * len(names)]).x
     return Weights(round(float(best[0]), 4), **{n: round(float(w / s), 4) for n, w, s in zip(names, best[1:], scale, strict=True)})
@@ -199,8 +204,8 @@ def fit(repository: Path, profile: str, out: Path) -> None:
         normal = {kind: served.bank(found[:shots]) for kind, found in served.normals.items()}
         joined += [served.evidence(one, normal[cell.kind]) for one, cell in track(list(zip(seen, chosen, strict=True)), f"{shots} normal")]
     fusion = Fusion(
-        regression(alone, truth, ("lisa", "mask", "picture")),
-        regression(joined, np.tile(truth, len(SHOTS)), ("lisa", "mask", "picture", "expert")),
+        regression(alone, truth, ("lisa", "mask", "picture"), balanced=False),
+        regression(joined, np.tile(truth, len(SHOTS)), ("lisa", "mask", "picture", "expert"), balanced=True),  # how many of a product?
     )
     out.write_text(json.dumps({"alone": asdict(fusion.alone), "joined": asdict(fusion.joined)}, indent=1) + "\n")
     print(out.read_text())
