@@ -156,6 +156,7 @@ def burst(url: str, count: int, **values) -> list[Outcome]:
     return found
 
 
+@pytest.mark.alone
 def test_a_full_queue_refuses_within_50_ms_and_before_any_work(server, grpc, bad):
     """Twice: a refusal that leaked its place would leave none for the second burst, nor for the request after it."""
     medians = []

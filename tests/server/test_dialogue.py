@@ -14,6 +14,8 @@ from sightline_training.data import cells
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+pytestmark = pytest.mark.alone
+
 BAD, GOOD = ([cell for cell in cells("test") if cell.probability == p] for p in (1, 0))
 
 

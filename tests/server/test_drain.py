@@ -27,6 +27,8 @@ from waiting import within
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import standin  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 CLIENTS, REQUESTS = 16, 600
 # "slow" makes the stand-in language model take some 0.4 s: at any moment several are between two steps
 KINDS: tuple[Callable[[sightline.Client, bytes], object], ...] = (

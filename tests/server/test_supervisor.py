@@ -20,6 +20,8 @@ from sightline_ensemble.serve.running import Running
 from test_serve import leftovers, triton_of
 from waiting import within
 
+pytestmark = pytest.mark.alone
+
 NOTICED_SECONDS, SERVED_SECONDS = 5.0, 30.0
 # The kill comes at another moment of the requests' way each time: they take about half a second.
 MOMENTS = (0.1, 0.25, 0.4)
