@@ -13,7 +13,7 @@ demo: artefacts
 
 # Two at a time, then those that judge times by themselves. `make test ARGS=tests/unit` for some of them.
 test: artefacts
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not alone" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS)
 	$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq 5
 
 serve: artefacts

@@ -17,14 +17,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--url", metavar="HOST:PORT", help="gRPC address of a running server to test, instead of one of our own")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares a fixture of the session (a server, an exported SAM) runs in one of two processes, else a file at a time does."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder in ("conformance", "export", "server") else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def meta() -> types.ModuleType:
     """Meta's own `segment_anything`."""
