@@ -18,9 +18,9 @@ START, END = "<!-- perf_analyzer -->", "<!-- /perf_analyzer -->"
 Row = dict[str, str]
 
 _LOAD = re.compile(r"^(?:Request concurrency|Request Rate): ([\d.]+)", re.MULTILINE)
-_STEP = re.compile(
-    r"^ +(\w+), version: \d+ *\n +Inference count: (\d+) *\n +Execution count: (\d+) *\n +Successful request count: \d+ *\n"
-    r" +Avg request latency: (\d+) usec \((.*)\)",
+_STEP = re.compile(  # with a response cache on the server it says more, of every model
+    r"^ +(\w+), version: \d+ *\n +Inference count: (\d+) *\n +Execution count: (\d+) *\n(?: +Cache \w+ count: \d+ *\n)*"
+    r" +Successful request count: \d+ *\n +Avg request latency: (\d+) usec (\(.*\)(?:\n +Average Cache .*)*)",
     re.MULTILINE,
 )
 

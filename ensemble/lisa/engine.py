@@ -97,16 +97,13 @@ class Engine:
 
     def _known(self, sequence: Sequence) -> bool:
         """Answer at once what needs no step: a look of before, or an opening that is all that was asked for."""
-        if self.looking(sequence) and self.looks.recall(sequence):
+        if sequence.request.look and self.looks.recall(sequence):
             self._tell(sequence, self._event(sequence, "", final=True))
             return True
         if sequence.answer and sequence.counted >= sequence.limit:
             self._tell(sequence, self._event(sequence, speak(self.prompter.decode(sequence.answer), ""), final=True))
             return True
         return False
-
-    def looking(self, sequence: Sequence) -> bool:
-        return sequence.request.look and self.config.verdict is not None
 
     # --- the thread ---------------------------------------------------------------------------------------------------
     def _loop(self) -> None:
@@ -119,6 +116,7 @@ class Engine:
                 for sequence in arrived:
                     self.scheduler.add(sequence)
                     self.meter.add("prompt_tokens", sequence.prompt)
+                    self.meter.add("generated_tokens", sequence.counted)
                 self._drop_ended()
                 self._step()
             except Exception as error:  # nothing may end this thread
@@ -169,7 +167,7 @@ class Engine:
 
     def _take(self, sequence: Sequence, token: int, hidden: torch.Tensor) -> None:
         """A sequence's next token, and what its caller hears of it."""
-        if self.looking(sequence):
+        if sequence.request.look:
             return self._looked(sequence, hidden)
         ended, found = token in self.config.eos, token == self.config.seg
         seconds = 1e-9 * (time.monotonic_ns() - sequence.begin_ns)
@@ -177,10 +175,10 @@ class Engine:
             self.meter.observe("first_token_seconds", seconds)
         if not ended:
             sequence.ids.append(token)
-            self.meter.add("generated_tokens")
             if words := self.guide.next_words(sequence):
                 sequence.ids += words
                 self.scheduler.back(sequence)
+            self.meter.add("generated_tokens", 1 + len(words))
         if found and len(sequence.segs) < self.config.slots:
             sequence.segs.append(self._embedding(hidden))
             if len(sequence.segs) == 1:

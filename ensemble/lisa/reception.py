@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Reception:
 
     def sequence(self, request: Request, on_event: OnEvent) -> Sequence:
         """RequestError INVALID_ARGUMENT where it cannot become one."""
+        request = replace(request, look=request.look and self.config.verdict is not None)
         features = np.ascontiguousarray(request.features, dtype=np.float32)
         if features.ndim != 2 or features.shape[1] != self.config.image_width or not np.isfinite(features).all():
             raise invalid("image_features", f"expected finite [T, {self.config.image_width}], got {list(features.shape)}")

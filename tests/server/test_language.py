@@ -16,9 +16,9 @@ from PIL import Image
 from sightline_ensemble.contract import MAX_TOKENS_LIMIT
 
 
-def inputs(tokens: int = 12) -> list[triton.InferInput]:
+def inputs(tokens: int = 48, seed: int = 5) -> list[triton.InferInput]:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(5).integers(0, 255, (64, 64), np.uint8)).save(buffer, "PNG")
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64), np.uint8)).save(buffer, "PNG")
     values = {"IMAGE": np.array([buffer.getvalue()], object), "MAX_TOKENS": np.array([tokens], np.int32)}
     found = [triton.InferInput(name, [1], "BYTES" if name == "IMAGE" else "INT32") for name in values]
     for each, value in zip(found, values.values(), strict=True):
@@ -45,14 +45,14 @@ def streamed(grpc: triton.InferenceServerClient, **parameters: object) -> str:
         grpc.stop_stream()
 
 
-WARM = {"temperature": 1.2, "top_p": 0.95, "seed": 7}
+WARM = {"temperature": 2.5, "top_p": 0.99, "seed": 7}
 
 
 def test_temperature_and_seed_reach_the_model_by_both_ways(grpc):
     greedy, warm = text(grpc), text(grpc, **WARM)
     assert warm != greedy and text(grpc, **WARM) == warm and text(grpc, **{**WARM, "seed": 8}) != warm
     assert streamed(grpc) == greedy and streamed(grpc, **WARM) == warm
-    assert text(grpc, temperature="1.2", top_p="0.95", seed=7) == warm
+    assert text(grpc, temperature="2.5", top_p="0.99", seed=7) == warm
     assert text(grpc, seed=7) == greedy
 
 
@@ -77,16 +77,16 @@ def test_the_metrics_port_knows_what_was_answered(server, grpc):
         pytest.skip("the metrics port of somebody else's server is not known")
     time.sleep(1.2)  # published twice a second
     before = numbers(server.own.metrics)
-    report = json.loads(grpc.infer("inspect", inputs(9)).as_numpy("REPORT")[0])
-    grpc.infer("inspect", inputs(9))
+    report = json.loads(grpc.infer("inspect", inputs(9, seed=6)).as_numpy("REPORT")[0])
+    grpc.infer("inspect", inputs(9, seed=6))
     time.sleep(1.2)
     after = numbers(server.own.metrics)
     grown = {name: after[name] - before.get(name, 0) for name in after}
     assert grown["generated_tokens"] == 2 * report["tokens"] > 0
-    one = grown["prompt_tokens"] / 2  # the second finds what the first has left, whole pages of it
-    assert one >= 32 and (one - 1) // 16 * 16 <= grown["prefix_hit_tokens"] < 2 * one
+    one = grown["prompt_tokens"] / 3  # a look and two sentences, which find what it has left; the second look is remembered
+    assert one >= 32 and 2 * ((one - 1) // 16 * 16) <= grown["prefix_hit_tokens"] < 3 * one
     assert grown["first_token_seconds_count"] == 2 and 0 < grown["first_token_seconds_sum"] < 60
-    assert grown["mask_seconds_count"] == (2 if report["verdict"] == "anomaly" else 0)
+    assert grown["mask_seconds_count"] == 1
     assert grown["first_token_seconds_bucket+Inf"] == 2
     assert after["running"] == after["waiting"] == after["cache_pages_used"] == 0 == grown["preemptions"]
     assert after["cache_pages"] * 16 > MAX_TOKENS_LIMIT

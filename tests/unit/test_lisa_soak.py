@@ -60,6 +60,7 @@ def resident() -> int:
     return psutil.Process().memory_info().rss
 
 
+@pytest.mark.alone
 def test_a_thousand_rounds_of_lost_requests_leave_nothing_behind():
     crowd = Crowd()
     for number in range(ROUNDS):
