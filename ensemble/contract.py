@@ -146,6 +146,7 @@ MODELS: dict[str, Model] = {
             outputs=(LOW_RES_MASKS, IOU_PREDICTIONS),
             max_batch_size=8,
             engine=True,
+            cached=True,
             real_dims={
                 "image_embedding": (256, 64, 64), "point_coords": ("prompts", "points", 2), "point_labels": ("prompts", "points"),
                 "low_res_masks": ("prompts", 256, 256), "iou_predictions": ("prompts",),
@@ -192,6 +193,7 @@ MODELS: dict[str, Model] = {
             outputs=(LOW_RES_MASKS, IOU_PREDICTIONS),
             max_batch_size=8,
             engine=True,
+            cached=True,
             real_dims={
                 "image_embedding": (256, 64, 64), "seg_embeddings": (SEG_SLOTS, 256),
                 "low_res_masks": (SEG_SLOTS, 256, 256), "iou_predictions": (SEG_SLOTS,),

@@ -96,14 +96,13 @@ class Engine:
             self._fail(sequence, RequestError(UNAVAILABLE, f"{STEP}: the server is stopping"))
 
     def _known(self, sequence: Sequence) -> bool:
-        """Answer at once what needs no step: a look of before, or an opening that is all that was asked for."""
-        if sequence.request.look and self.looks.recall(sequence):
-            self._tell(sequence, self._event(sequence, "", final=True))
-            return True
-        if sequence.answer and sequence.counted >= sequence.limit:
-            self._tell(sequence, self._event(sequence, speak(self.prompter.decode(sequence.answer), ""), final=True))
-            return True
-        return False
+        """Tell what needs no step: a look of before, or how a decided answer opens; True where that is all."""
+        seen = sequence.request.look and self.looks.recall(sequence)
+        whole = seen or (bool(sequence.answer) and sequence.counted >= sequence.limit)
+        if whole or (sequence.answer and sequence.request.stream):
+            sequence.said = speak(self.prompter.decode(sequence.answer), "")
+            self._tell(sequence, self._event(sequence, sequence.said, final=whole))
+        return whole
 
     # --- the thread ---------------------------------------------------------------------------------------------------
     def _loop(self) -> None:

@@ -7,6 +7,7 @@ Only the artefact's template names special tokens; a caller's text is tokenised 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import groupby
 
 from tokenizers import Tokenizer
@@ -43,7 +44,7 @@ class Prompter:
         pieces = self._split(template.system)
         for role, content in (*history, ("user", question)):
             if role == "assistant":
-                pieces += self._turn(template.assistant, "{answer}", content)
+                pieces += self._turn(template.assistant, "{answer}", content, lead=self._opened(content))
             else:
                 pieces += self._turn(template.user, "{question}", content, 0 if shown else pictures)
                 shown = True
@@ -56,7 +57,12 @@ class Prompter:
         """Text of an answer, special tokens left out; an unfinished character at the end is U+FFFD."""
         return self.tokenizer.decode([token for token in ids if token not in self.silent], skip_special_tokens=False)
 
-    def _turn(self, template: str, slot: str, content: str, pictures: int = 0) -> list[Piece]:
+    def _opened(self, answer: str) -> list[Piece]:
+        """The `[SEG]` that opened an earlier answer, which its text does not show: then it is what the cache still has."""
+        rule = self.config.verdict
+        return [rule.seg] if rule and self.text(answer[:16])[:1] == [rule.yes] else []
+
+    def _turn(self, template: str, slot: str, content: str, pictures: int = 0, lead: Sequence[Piece] = ()) -> list[Piece]:
         before, after = template.split(slot)
         before, _, _ = before.partition("{image}")
         pieces = self._split(before)
@@ -65,7 +71,7 @@ class Prompter:
             *tokens, text = self._split(tail)
             pieces += [*self._split(lead), *[IMAGE] * pictures, *tokens]
             content = f"{text}{content}"
-        return [*pieces, content, *self._split(after)]
+        return [*pieces, *lead, content, *self._split(after)]
 
     def _split(self, text: str) -> list[Piece]:
         """A string of the template as text and the ids of the special tokens it names; text comes last, if only an empty one."""
