@@ -44,7 +44,7 @@ class Prompter:
         pieces = self._split(template.system)
         for role, content in (*history, ("user", question)):
             if role == "assistant":
-                pieces += self._turn(template.assistant, "{answer}", content, lead=self._opened(content))
+                pieces += self._turn(template.assistant, "{answer}", content, opened=self._opened(content))
             else:
                 pieces += self._turn(template.user, "{question}", content, 0 if shown else pictures)
                 shown = True
@@ -62,7 +62,7 @@ class Prompter:
         rule = self.config.verdict
         return [rule.seg] if rule and self.text(answer[:16])[:1] == [rule.yes] else []
 
-    def _turn(self, template: str, slot: str, content: str, pictures: int = 0, lead: Sequence[Piece] = ()) -> list[Piece]:
+    def _turn(self, template: str, slot: str, content: str, pictures: int = 0, opened: Sequence[Piece] = ()) -> list[Piece]:
         before, after = template.split(slot)
         before, _, _ = before.partition("{image}")
         pieces = self._split(before)
@@ -71,7 +71,7 @@ class Prompter:
             *tokens, text = self._split(tail)
             pieces += [*self._split(lead), *[IMAGE] * pictures, *tokens]
             content = f"{text}{content}"
-        return [*pieces, *lead, content, *self._split(after)]
+        return [*pieces, *opened, content, *self._split(after)]
 
     def _split(self, text: str) -> list[Piece]:
         """A string of the template as text and the ids of the special tokens it names; text comes last, if only an empty one."""
