@@ -30,7 +30,8 @@ class Reception:
 
     def sequence(self, request: Request, on_event: OnEvent) -> Sequence:
         """RequestError INVALID_ARGUMENT where it cannot become one."""
-        request = replace(request, look=request.look and self.config.verdict is not None)
+        if request.look and self.config.verdict is None:  # then it looks by answering
+            request = replace(request, look=False)
         features = np.ascontiguousarray(request.features, dtype=np.float32)
         if features.ndim != 2 or features.shape[1] != self.config.image_width or not np.isfinite(features).all():
             raise invalid("image_features", f"expected finite [T, {self.config.image_width}], got {list(features.shape)}")
