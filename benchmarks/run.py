@@ -7,10 +7,12 @@ import sys
 import concurrency
 import dialogue
 import latency
+import masks
 import memory
+import places
 import quality
 from harness import main
 
 if __name__ == "__main__":
-    found = {"memory": memory, "latency": latency, "concurrency": concurrency, "dialogue": dialogue, "quality": quality}
-    sys.exit(main({name: module.measure for name, module in found.items()}))
+    found = (memory, latency, concurrency, dialogue, masks, places, quality)
+    sys.exit(main({module.__name__: module.measure for module in found}))

@@ -57,9 +57,9 @@ def experts(description: str | None, part: str | None, hint: str | None, told: s
 
     The part is only named beside others: a caller's question alone stays as it is.
     """
-    words = [_closed(description), hint, _closed(told)]
-    said = [word for word in words if word]
-    return said[:1] + [part] + said[1:] if said and part and said[0] == words[0] else [part, *said] if said and part else said
+    first, last = _closed(description), _closed(told)
+    words = (first, part if first or hint or last else None, hint, last)
+    return [word for word in words if word]
 
 
 def part(box: np.ndarray, height: int, width: int) -> str | None:

@@ -66,9 +66,9 @@ def decide(inputs: Arrays, frame: Frame, fusion: Fusion | None = None) -> Verdic
     if not np.isfinite(probability) or not np.isfinite(slots).all():
         raise RequestError(INTERNAL, "verdict: the mask decoder or the language model gave numbers that are not finite")
     if fusion is not None and probability >= 0 and len(slots):
-        found = evidence(inputs, probability, slots[0], frame)
-        probability = fusion.probability(found)
-        slots = expert_slots(inputs["expert_map"], frame, slots.shape[-1]) if expert_decides(found) else slots
+        witnesses = evidence(inputs, probability, slots[0], frame)
+        probability = fusion.probability(witnesses)
+        slots = expert_slots(inputs["expert_map"], frame, slots.shape[-1]) if expert_decides(witnesses) else slots
     if probability >= 0.5 and not len(slots):
         raise RequestError(INTERNAL, "verdict: the language model says anomaly but gave no [SEG]")
     if 0 <= probability < 0.5:

@@ -17,13 +17,11 @@ from .base import Connection, deadline
 from .calls import Call, Events, Options, Sending
 from .errors import NotInspected
 from .pictures import Picture
-from .policy import Settings
 from .protocol import Service, message
 from .race import Race
 from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
 from .session import AsyncChat
-from .tls import Tls
 
 T = TypeVar("T")
 
@@ -31,20 +29,8 @@ T = TypeVar("T")
 class Client(Connection):
     """A connection for one event loop; parameters and errors as in `sightline.Client`. Cancelling a task cancels its request."""
 
-    _grpc = grpc.aio
-
-    def __init__(
-        self,
-        url: str = "localhost:8001",
-        timeout: float = 60.0,
-        credentials: grpc.ChannelCredentials | None = None,
-        *,
-        tls: Tls | None = None,
-        **settings: Unpack[Settings],
-    ) -> None:
-        self._blocking: list[grpc.Channel] = []
-        super().__init__(url, timeout, credentials, tls=tls, **settings)
-        self._places = asyncio.Semaphore(self._policy.max_in_flight)
+    _grpc, _gate = grpc.aio, asyncio.Semaphore
+    _places: asyncio.Semaphore
 
     async def inspect(self, image: Picture, **options: Unpack[Options]) -> Report:
         """Verdict, masks and sentence for a picture."""

@@ -29,6 +29,7 @@ class Connection:
     """
 
     _grpc: Any
+    _gate: Any  # makes what lets so many requests through at a time
 
     def __init__(
         self,
@@ -42,6 +43,8 @@ class Connection:
         self.url = url
         self.timeout = timeout
         self._policy, self._budget = Policy(**settings), Budget()
+        self._places: Any = self._gate(self._policy.max_in_flight)
+        self._blocking: list[grpc.Channel] = []  # for the shared memory, where calls are not
         self._secret = tls.credentials() if tls else credentials
         self._options: Sequence[tuple[str, str | int]] = (*CHANNEL, *(tls.options() if tls else ()))
         self._replicas = Replicas(url, self._connect)

@@ -16,13 +16,11 @@ from .base import Connection, deadline
 from .calls import Call, Events, Options, Sending
 from .errors import Cancelled, NotInspected
 from .pictures import Picture
-from .policy import Settings
 from .protocol import message
 from .race import Race
 from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
 from .session import Chat
-from .tls import Tls
 
 T = TypeVar("T")
 
@@ -36,19 +34,8 @@ class Client(Connection):
     `sightline.Settings`.
     """
 
-    _grpc = grpc
-
-    def __init__(
-        self,
-        url: str = "localhost:8001",
-        timeout: float = 60.0,
-        credentials: grpc.ChannelCredentials | None = None,
-        *,
-        tls: Tls | None = None,
-        **settings: Unpack[Settings],
-    ) -> None:
-        super().__init__(url, timeout, credentials, tls=tls, **settings)
-        self._places = threading.BoundedSemaphore(self._policy.max_in_flight)
+    _grpc, _gate = grpc, threading.BoundedSemaphore
+    _places: threading.BoundedSemaphore
 
     def inspect(self, image: Picture, **options: Unpack[Options]) -> Report:
         """Verdict, masks and sentence for a picture."""

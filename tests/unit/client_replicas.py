@@ -49,3 +49,15 @@ def flap(server: Counted, end: threading.Event, up: float = 0.5, down: float = 0
     thread = threading.Thread(target=run)
     thread.start()
     return thread
+
+
+def two() -> Iterator[tuple[Counted, Counted]]:
+    """Of a fixture."""
+    servers = Counted(), Counted()
+    yield servers
+    for server in servers:
+        server.stop()
+
+
+def both(pair: tuple[Counted, Counted]) -> str:
+    return ",".join(server.url for server in pair)

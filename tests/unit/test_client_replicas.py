@@ -14,22 +14,12 @@ import grpc
 import pytest
 import sightline
 from client_fake import FakeTriton, Refuse, answer, report
-from client_replicas import Counted, flap
+from client_replicas import Counted, both, flap, two
 from sightline.policy import CAPACITY, RATIO, Budget
 
+pair = pytest.fixture(two)
+
 REQUESTS = 500
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[Counted, Counted]]:
-    servers = Counted(), Counted()
-    yield servers
-    for server in servers:
-        server.stop()
-
-
-def both(pair: tuple[Counted, Counted]) -> str:
-    return ",".join(server.url for server in pair)
 
 
 def executions(pair: tuple[Counted, Counted]) -> Counter[str]:

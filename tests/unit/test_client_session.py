@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 
 import client_fake
 import pytest
 import sightline
 from client_fake import FakeTriton, answer
-from client_replicas import Counted
+from client_replicas import Counted, both, two
 
-
-@pytest.fixture
-def pair() -> Iterator[tuple[Counted, Counted]]:
-    servers = Counted(), Counted()
-    yield servers
-    for server in servers:
-        server.stop()
-
-
-def both(pair: tuple[Counted, Counted]) -> str:
-    return ",".join(server.url for server in pair)
+pair = pytest.fixture(two)
 
 
 def test_ids_and_traces_go_along_and_come_back(pair: tuple[Counted, Counted]) -> None:

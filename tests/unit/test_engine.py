@@ -186,9 +186,10 @@ def test_an_axis_without_a_range(tmp_path, capsys):
 
 def test_ctrl_c_leaves_nothing(repository, monkeypatch, capsys):
     """The signal comes at the builder's first step; the build ends there, not when it is done."""
-    before, ended, sent = sorted(folder_of(repository).iterdir()), [], threading.Event()
+    before, ended, events = sorted(folder_of(repository).iterdir()), [], []
 
     def build(*arguments):
+        events.extend(argument for argument in arguments if isinstance(argument, threading.Event))
         try:
             return trt.build(*arguments)
         except trt.EngineError as error:
@@ -196,9 +197,10 @@ def test_ctrl_c_leaves_nothing(repository, monkeypatch, capsys):
             raise
 
     def step(self, *arguments, **named):
-        if not sent.is_set():
-            sent.set()
+        (cancelled,) = events
+        if not cancelled.is_set():
             os.kill(os.getpid(), signal.SIGINT)
+            cancelled.wait(30)  # or a small graph may be built before the other thread hears of it
 
     monkeypatch.setattr(engine, "build", build)
     monkeypatch.setattr(trt.Progress, "update", step)
