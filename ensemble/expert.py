@@ -48,8 +48,9 @@ class Expert:
         grid = words = None
         experts: list[dict[str, Any]] = []
         if normal is not None:
-            grid, score = self._judge(inputs["patch_features"][0], normal)
-            words = hint.sentence(score, hint.places(grid, seen, height, width))
+            raw, score = self._judge(inputs["patch_features"][0], normal)
+            grid = normal.calibration(raw)
+            words = hint.sentence(score, hint.places(raw, normal.calibration.center, seen, height, width))
             experts.append({"name": NAME, "score": score, "text": words, "references": normal.images})
         dialogue = self._dialogue(inputs, recipe, hint.part(inputs["part_box"], height, width), words, options.prompt_layout)
         heatmap = hint.heatmap(grid, seen, height, width, HEATMAP_SIDE)
@@ -69,11 +70,11 @@ class Expert:
         return compose(question, hint.experts(recipe and recipe.description, part, words, told), history, layout)
 
     def _judge(self, patches: np.ndarray, normal: Bank) -> tuple[np.ndarray, float]:
-        """The calibrated map float [gh, gw] and score, both 0..1."""
-        raw = banks.raw_map(patches, normal.features, normal.channels)
-        score = float(normal.calibration(banks.raw_score(raw)))
+        """The map float [gh, gw], 0..2, and the calibrated score, 0..1."""
+        raw = banks.raw_map(patches, normal.features, normal.channels).reshape(self.dims["stages"][0][1:])
+        score = float(normal.calibration(banks.raw_score(raw.ravel())))
         score = min(score, 0.4999) if score < 0.5 else score
-        return normal.calibration(raw).reshape(self.dims["stages"][0][1:]), round(score, 4)
+        return raw, round(score, 4)
 
     def _bank(self, inputs: Mapping[str, np.ndarray], product: str | None, call: Call, augment: str) -> Bank | None:
         """The product's bank, the references', or both joined."""

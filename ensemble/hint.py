@@ -10,6 +10,7 @@ import numpy as np
 from .regions import components, location
 
 MOST_PLACES = 3
+_OF_STRONGEST = 0.6  # of a map's largest value: weaker patches are no place of their own (docs/experts.md)
 
 
 def sentence(score: float, places: Sequence[str]) -> str:
@@ -21,16 +22,16 @@ def sentence(score: float, places: Sequence[str]) -> str:
     return f"The few-shot expert finds {what} at the {where} of the image (score {score:.2f})."
 
 
-def places(grid: np.ndarray, seen: tuple[float, float, float, float], height: int, width: int) -> list[str]:
-    """Where a map exceeds 0.5, strongest region first, at most three different words.
+def places(raw: np.ndarray, limit: float, seen: tuple[float, float, float, float], height: int, width: int) -> list[str]:
+    """Where a map reaches `limit` and 0.6 of its largest value, strongest region first, at most three different words.
 
     Args:
-        grid: float [gh, gw], 0..1.
+        raw: float [gh, gw], 0 (normal) to 2; `limit` is where its calibration says 0.5.
         seen: x0, y0, x1, y1 of the grid in the picture; height, width: the picture's.
     """
-    labels, stats, centroids = components((grid >= 0.5).astype(np.uint8))
-    weights = np.bincount(labels.ravel(), weights=grid.ravel())[1:]
-    scale_x, scale_y = (seen[2] - seen[0]) / grid.shape[1], (seen[3] - seen[1]) / grid.shape[0]
+    labels, stats, centroids = components((raw >= max(limit, _OF_STRONGEST * raw.max())).astype(np.uint8))
+    weights = np.bincount(labels.ravel(), weights=raw.ravel())[1:]
+    scale_x, scale_y = (seen[2] - seen[0]) / raw.shape[1], (seen[3] - seen[1]) / raw.shape[0]
     words = [
         location(seen[0] + centroids[k][0] * scale_x, seen[1] + centroids[k][1] * scale_y, width, height)
         for k in np.argsort(-weights, kind="stable")

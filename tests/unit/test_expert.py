@@ -54,8 +54,11 @@ def test_places_and_heatmap_with_a_box():
     grid = np.zeros((8, 8))
     grid[0, 0] = grid[7, 7] = 0.9
     grid[7, 6] = 0.8
-    assert hint.places(grid, (0, 0, 90, 90), 90, 90) == ["bottom right", "top left"]
-    assert hint.places(grid, (60, 60, 90, 90), 90, 90) == ["bottom right"]
+    assert hint.places(grid, 0.5, (0, 0, 90, 90), 90, 90) == ["bottom right", "top left"]
+    assert hint.places(grid, 0.5, (60, 60, 90, 90), 90, 90) == ["bottom right"]
+    assert hint.places(2 * grid, 0.5, (0, 0, 90, 90), 90, 90) == ["bottom right", "top left"]
+    grid[0, 0] = 0.53  # above the limit, but faint beside the strongest
+    assert hint.places(grid, 0.5, (0, 0, 90, 90), 90, 90) == ["bottom right"] and hint.places(grid, 1.0, (0, 0, 90, 90), 90, 90) == []
     picture = hint.heatmap(np.ones((8, 8)), (100, 0, 300, 400), 400, 1000, 256)
     assert picture.shape == (102, 256) and (picture[:, 26:77] == 255).all() and not picture[:, :25].any() and not picture[:, 78:].any()
 
