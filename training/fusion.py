@@ -155,7 +155,8 @@ class Served:
         if normal is not None:
             raw = banks.raw_map(seen.patches, normal.features, normal.channels).reshape(self.dims["stages"][0][1:])
             score, limit = float(normal.calibration(banks.raw_score(raw.ravel()))), normal.calibration.center
-            expert, words = logit(score), [hint.sentence(score, hint.places(raw, limit, (0, 0, *seen.frame.original), *seen.frame.original))]
+            height, width = seen.frame.original
+            expert, words = logit(score), [hint.sentence(score, hint.places(raw, limit, (0, 0, width, height), height, width))]
         event = self.look(seen, words)
         slots = event.seg_embeddings[None, :1]
         masks = self.runs["lisa_decoder"]({"image_embedding": seen.embedding, "seg_embeddings": slots})["low_res_masks"]
