@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 ARTEFACTS := model_repository/lisa_engine/1/tiny/manifest.json
 
-.PHONY: demo test serve bench lint venv artefacts train clean
+.PHONY: demo test serve bench load lint venv artefacts train clean
 .DELETE_ON_ERROR:
 
 demo: artefacts
@@ -21,6 +21,10 @@ serve: artefacts
 
 bench: artefacts
 	$(BIN)/python benchmarks/run.py
+
+# The long load tests: ten times overload, a soak of 5,000 requests, a plain script beside the ensemble, perf_analyzer's sweeps.
+load: artefacts
+	$(BIN)/python benchmarks/load.py
 
 lint: venv
 	$(BIN)/ruff check .

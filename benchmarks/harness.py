@@ -25,11 +25,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True)
 class Target:
-    """The server that is measured. `process`: the supervisor's id, 0 where `--url` names somebody else's server."""
+    """The server that is measured. `process`, `health`: the supervisor's id and port; none of somebody else's (`--url`)."""
 
     url: str
     profile: str
     process: int
+    health: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def serving(profile: str, url: str | None = None) -> Iterator[Target]:
     with tempfile.TemporaryDirectory() as products:
         flags = ("--repository", str(REPOSITORY), "--profile", profile, "--products", products)
         with running(*flags, "--cache-bytes", "0") as server:  # pictures come again and again here: each one must be computed
-            yield Target(server.grpc, profile, server.process.pid)
+            yield Target(server.grpc, profile, server.process.pid, server.health)
 
 
 def main(benchmarks: dict[str, Benchmark], arguments: Sequence[str] | None = None) -> int:

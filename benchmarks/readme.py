@@ -1,36 +1,67 @@
-"""Writes the README's table of results from benchmarks/results/summary.csv: `python benchmarks/readme.py`."""
+"""Writes the tables of results into README.md and docs/deployment.md from benchmarks/results/summary.csv: `python benchmarks/readme.py`."""
 
 from __future__ import annotations
 
 import csv
+import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SUMMARY = "benchmarks/results/summary.csv"
+SUMMARY = ROOT / "benchmarks" / "results" / "summary.csv"
 START, END = "<!-- results -->", "<!-- /results -->"
+LOAD = ("comparison", "overload", "soak")  # by `make load`; all others by `make bench`
+SPLIT = ROOT / "training" / "split.csv"
 
 
-def table() -> str:
-    """The measures that have a bar, in the order of the CSV, and the machine they were taken on."""
-    with (ROOT / SUMMARY).open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["bar"]]
-    lines = ["## Measured", "", "| what | measured | bar | command | source |", "| --- | --- | --- | --- | --- |"]
-    for row in rows:
-        value = f"{row['value']} {row['unit']}".strip()
-        lines.append(f"| {row['measure']} | {value} | {row['bar']} | `make bench` | [summary.csv]({SUMMARY}) |")
-    machine = rows[-1]["machine"]
-    cells = "the 654 test cells of [training/split.csv](training/split.csv)"
-    lines += ["", f"Taken on a shared machine ({machine}), where only ratios mean much; quality on {cells}."]
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Page:
+    """A document with a table. `load`: of the load tests, with every measure; otherwise of the others' measures that have a bar."""
+
+    path: Path
+    load: bool
+    head: str = ""
+
+    def table(self) -> str:
+        """The measures in the order of the CSV, and the machine they were taken on."""
+        rows = [row for row in read() if (row["benchmark"] in LOAD) is self.load and (self.load or row["bar"])]
+        if not rows:
+            return ""
+        source, command = self.link(SUMMARY), "make load" if self.load else "make bench"
+        lines = [self.head, "", "| what | measured | bar | command | source |", "| --- | --- | --- | --- | --- |"]
+        for row in rows:
+            value = f"{row['value']} {row['unit']}".strip()
+            name = f"{row['benchmark']}: {row['measure']}" if self.load else row["measure"]
+            lines.append(f"| {name} | {value} | {row['bar']} | `{command}` | [summary.csv]({source}) |")
+        machines = " and ".join(dict.fromkeys(row["machine"] for row in rows))
+        about = "" if self.load else f"; quality on the 654 test cells of [training/split.csv]({self.link(SPLIT)})"
+        return "\n".join([*lines, "", f"Taken on a shared machine ({machines}), where only ratios mean much{about}."]).lstrip("\n")
+
+    def link(self, target: Path) -> str:
+        return os.path.relpath(target, self.path.parent)
+
+    def shown(self) -> str:
+        """What the document holds now."""
+        found = re.search(f"{START}\n(.*?)\n?{END}", self.path.read_text(), flags=re.DOTALL)
+        return found[1] if found else ""
+
+    def write(self) -> None:
+        text = re.sub(f"{START}.*{END}", lambda _: f"{START}\n{self.table()}\n{END}", self.path.read_text(), flags=re.DOTALL)
+        self.path.write_text(text)
+
+
+PAGES = (Page(ROOT / "README.md", load=False, head="## Measured"), Page(ROOT / "docs" / "deployment.md", load=True))
+
+
+def read() -> list[dict[str, str]]:
+    with SUMMARY.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    text = path.read_text()
-    if END not in text:
-        text = text.replace(START, f"{START}\n{END}")
-    path.write_text(re.sub(f"{START}.*{END}", f"{START}\n{table()}\n{END}\n".rstrip("\n"), text, flags=re.DOTALL))
+    for page in PAGES:
+        page.write()
 
 
 if __name__ == "__main__":

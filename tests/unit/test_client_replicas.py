@@ -41,21 +41,27 @@ def test_one_of_two_servers_flaps_and_every_request_succeeds(pair: tuple[Counted
                 time.sleep(0.02)
                 return client.inspect(b"bad" if number % 3 else b"good").verdict
 
-            verdicts = list(pool.map(one, range(REQUESTS)))
+            verdicts, late = list(pool.map(one, range(REQUESTS))), time.monotonic() + 60
+            while not taken_part(pair) and time.monotonic() < late:  # on a busy machine the client may let it rest for seconds
+                verdicts += pool.map(one, range(len(verdicts), len(verdicts) + 50))
     finally:
         end.set()
         flapping.join()
-    assert verdicts == ["anomaly" if number % 3 else "normal" for number in range(REQUESTS)]
-    assert pair[0].starts > 2 and len(pair[0].ids) > 10 and len(pair[1].ids) > 10
-    check_policy(executions(pair), REQUESTS)
+    assert verdicts == ["anomaly" if number % 3 else "normal" for number in range(len(verdicts))]
+    assert taken_part(pair)
+    check_policy(executions(pair), len(verdicts))
+
+
+def taken_part(pair: tuple[Counted, Counted]) -> bool:
+    return pair[0].starts > 2 and all(len(server.ids) > 10 for server in pair)
 
 
 def test_hedging_is_decided_by_the_first_answer_and_cancels_the_other(pair: tuple[Counted, Counted]) -> None:
     pair[0].slow_s = 5.0
-    with sightline.Client(both(pair), timeout=20, hedge_after=0.05) as client:
+    with sightline.Client(both(pair), timeout=20, hedge_after=0.3) as client:
         begin = time.monotonic()
         assert all(client.inspect(b"bad").anomaly for _ in range(6))
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 4
     check_policy(executions(pair), 6)
     assert len(pair[0].ids) == 3 and len(pair[1].ids) == 6
 

@@ -6,12 +6,16 @@ import csv
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from sightline.cli import parser
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import readme  # noqa: E402
+
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line.split(" # ")[0].split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
@@ -50,6 +54,11 @@ def test_named_server_commands_are_installed() -> None:
 
 def test_there_are_results() -> None:
     assert len(RESULTS) >= 5
+
+
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.path.name)
+def test_tables_are_the_csvs(page: readme.Page) -> None:
+    assert page.shown() == page.table()
 
 
 @pytest.mark.parametrize(("name", "value", "_bar", "command", "source"), RESULTS)
