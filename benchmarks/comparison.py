@@ -20,7 +20,7 @@ from sightline.report import Report
 from sightline_training.data import Cell, cells
 
 CELLS, MANY, ROUNDS, SHOTS = 48, 8, 3, 16
-BOX = (6.0, 6.0, 294.0, 294.0)  # the cell without its rim: SAM cuts it out
+BOX = (0.0, 0.0, 300.0, 300.0)  # the whole cell: SAM cuts it out of its dark corners
 PRODUCT = "comparison"
 Timed = tuple[list[tuple[Any, float]], float]  # answers with their milliseconds, and the seconds for all of them
 

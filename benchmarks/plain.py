@@ -1,8 +1,9 @@
 """The same inspection as a plain Python script: the pieces one after the other, one picture at a time, no Triton.
 
 What somebody would write who has the graphs, the language model and the few-shot expert: decode, SAM's encoder and decoder, cut-out,
-vision encoder, expert, LISA, mask, sentence. It runs the served artefacts in one process with ONNX Runtime's own settings, and gives
-the ensemble's answers (`python benchmarks/comparison.py` checks that), so that only the way of serving differs.
+vision encoder, expert, LISA, mask, sentence. It runs the served artefacts in one process and gives the
+ensemble's answers (`python benchmarks/comparison.py` checks that), so that only the way of serving differs. ONNX Runtime has the server's
+settings: with its own, threads that spin between two graphs take the cores from LISA, and the script takes half as long again.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from harness import REPOSITORY
 from sightline_ensemble import bank as banks
 from sightline_ensemble import cutout, hint
@@ -26,7 +27,7 @@ from sightline_ensemble.fusion import Fusion
 from sightline_ensemble.intake import take_in
 from sightline_ensemble.lisa.engine import Engine
 from sightline_ensemble.lisa.sequence import Event, Request
-from sightline_ensemble.onnx import defects
+from sightline_ensemble.onnx import defects, session
 from sightline_ensemble.picture import window_of
 from sightline_ensemble.steps import string
 from sightline_ensemble.store import Store
@@ -47,7 +48,8 @@ class Plain:
         self.fusion = Fusion.read(manifests["lisa_engine"].dims.get("fusion"))
         self.side, self.dims = manifests["sam_encoder"].dims["image_size"], manifests["vision_encoder"].dims
         self.box = box
-        self.normal = normal_bank(normal, "normal", box, self.side, self.dims, self._call)
+        found = normal_bank(normal, "normal", box, self.side, self.dims, self._call)
+        self.normal = replace(found, features=found.features.astype(np.float16).astype(np.float32))  # as a product's are stored
 
     def __call__(self, picture: bytes) -> dict[str, Any]:
         """verdict, score, locations, text and MASK uint8 [H, W]."""
@@ -113,6 +115,6 @@ class Plain:
 
     @staticmethod
     def _graph(path: Path) -> Any:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        names, known = [output.name for output in session.get_outputs()], {tensor.name for tensor in session.get_inputs()}
-        return lambda inputs: dict(zip(names, session.run(names, {n: v for n, v in inputs.items() if n in known}), strict=True))
+        loaded = session(path)
+        names, known = [output.name for output in loaded.get_outputs()], {tensor.name for tensor in loaded.get_inputs()}
+        return lambda inputs: dict(zip(names, loaded.run(names, {n: v for n, v in inputs.items() if n in known}), strict=True))
