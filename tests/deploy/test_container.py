@@ -14,18 +14,18 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+import sightline
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.serve import processes
 from sightline_ensemble.serve.running import Running, running
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 from waiting import within
 
 from . import metrics
 from .chart import ROOT, merged, values
-from .collector import Collector, collector, model_of
+from .collector import Collector, collector, milliseconds, model_of, request_of
 from .images import DOCKER, stages
 
 IMAGE = stages(DOCKER / "Dockerfile.cpu")[-1]
@@ -58,7 +58,12 @@ def traced() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, traced: Collector) -> Iterator[Running]:
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("audit") / "audit.jsonl"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, traced: Collector, audit: Path) -> Iterator[Running]:
     """In the image the working directory is the repository's, the path begins with .venv/bin, and /products is a volume."""
     if not (ROOT / "model_repository" / "lisa_engine" / "1" / "tiny" / "manifest.json").exists():
         subprocess.run([Path(sys.executable).with_name("sightline-export"), "tiny"], cwd=ROOT, check=True)
@@ -67,7 +72,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, traced: Collector) -> Itera
     before = Path.cwd()
     os.chdir(ROOT)
     try:
-        with running("--trace-url", traced.url, program=program, env=QUICK_EXPORT, ready=False) as started:
+        words = ("--trace-url", traced.url, "--audit", str(audit))
+        with running(*words, program=program, env=QUICK_EXPORT, ready=False) as started:
             yield started
             assert started.stop() == 0
     finally:
@@ -81,13 +87,10 @@ def client(server: Running) -> Iterator[InferenceServerClient]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def picture() -> InferInput:
+def cell(number: int) -> bytes:
     spec = importlib.util.find_spec("elpv_dataset")
     assert spec and spec.origin
-    given = InferInput("IMAGE", [1], "BYTES")
-    given.set_data_from_numpy(np.array([(Path(spec.origin).parent / "data" / "images" / "cell0001.png").read_bytes()], object))
-    return given
+    return (Path(spec.origin).parent / "data" / "images" / f"cell{number:04}.png").read_bytes()
 
 
 def test_ready_only_after_the_first_real_inference(server: Running) -> None:
@@ -107,15 +110,30 @@ def test_dashboard_alerts_and_autoscaler_read_metrics_that_exist(server: Running
     assert unknown == {}
 
 
-def test_a_traceparent_reaches_every_step_of_the_ensemble(client: InferenceServerClient, traced: Collector, picture: InferInput) -> None:
-    trace, parent = secrets.token_hex(16), secrets.token_hex(8)
-    client.infer("inspect", [picture], request_id="untraced")
-    client.infer("inspect", [picture], headers={"traceparent": f"00-{trace}-{parent}-01"}, request_id="part-7")
-    steps = set(MODELS) - {"products", "inspect_stream", "lisa_engine"}  # a step that lisa calls itself gets no trace
-    assert within(10, lambda: steps <= {model_of(span) for span in traced.of(trace)}), {model_of(span) for span in traced.of(trace)}
-    assert {span["traceId"].lower() for span in traced.spans} == {trace}, "a request without traceparent was traced"
-    assert any(span.get("parentSpanId", "").lower() == parent for span in traced.of(trace))
-    assert traced.services == {"sightline"}
+EVERY = set(MODELS) - {"products", "inspect_stream"}
+STREAMED = EVERY - {"lisa", "explain"} | {"inspect_stream", "prepare", "judge"}
+
+
+@pytest.mark.parametrize("model, steps, number", [("inspect", EVERY, 1), ("inspect_stream", STREAMED, 2)])  # what is cached takes no time
+def test_a_trace_and_a_request_id_reach_every_step(
+    server: Running, client: InferenceServerClient, traced: Collector, audit: Path, model: str, steps: set[str], number: int
+) -> None:
+    trace, parent, name = secrets.token_hex(16), secrets.token_hex(8), f"part-7 {model}"
+    with sightline.Client(server.grpc) as own:
+        own.inspect(cell(3), request_id="untraced")
+        words = {"request_id": name, "traceparent": f"00-{trace}-{parent}-01"}
+        report = own.inspect(cell(number), **words) if model == "inspect" else [*own.stream(cell(number), **words)][-1].report
+    assert report.request_id == name
+    assert within(10, lambda: steps <= {model_of(span) for span in traced.of(trace)}), steps - {model_of(span) for span in traced.of(trace)}
+    assert within(10, lambda: parent in (above := traced.above(trace)) and above <= {parent, *traced.of_id(trace)})
+    spans = traced.of_id(trace)
+    assert {request_of(span) for span in spans.values() if model_of(span)} == {name}
+    language = [span for span in spans.values() if model_of(span) == "lisa_engine"]
+    assert {model_of(spans[span["parentSpanId"].lower()]) for span in language} <= {"lisa", "explain", "inspect_stream"}
+    assert max(milliseconds(span) for span in language) > 5
+    assert traced.services == {"sightline"} and "untraced" not in {request_of(span) for span in traced.spans}
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [line["verdict"] for line in lines if line["request"] == name] == [report.verdict]
 
 
 def test_perf_analyzer_sweeps_with_real_pictures(server: Running, client: InferenceServerClient, tmp_path: Path) -> None:
