@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
 
-_TRITON = re.compile(r'([DIWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^\]]*\] (.*)')
+_TRITON = re.compile(r"([DIWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^\]]*\] (.*)")
 _LEVELS = {"D": "debug", "I": "info", "W": "warning", "E": "error", "F": "error"}
 
 

@@ -22,11 +22,13 @@ PLAIN = {
     "networkPolicy": {"enabled": False},
     "disruption": {"enabled": False},
 }
+AUDITED = {"audit": {"enabled": True, "claim": "audit"}}
 CASES: dict[str, Object] = {
     **{name: values(name) for name in FILES},
     "keda": merged(values("values-cpu.yaml"), KEDA),
     "kserve": merged(values("values-h100.yaml"), {"kserve": {"enabled": True}}),
     "fetch": merged(values("values-gpu16.yaml"), FETCH),
+    "audited": merged(values("values-h100.yaml"), AUDITED),
     "plain": merged(values("values-cpu.yaml"), PLAIN),
 }
 
@@ -70,6 +72,8 @@ def test_lint(case: str) -> None:
         ({"sharedMemory": "8 GB"}, "at '/sharedMemory': '8 GB' does not match"),
         ({"image": {"digest": "latest"}}, "at '/image/digest': 'latest' does not match"),
         ({"drain": {"preStopSeconds": 0}}, "at '/drain/preStopSeconds': minimum: got 0, want 5"),
+        ({"audit": {"enabled": "yes"}}, "at '/audit/enabled': got string, want boolean"),
+        ({"server": {"logFormat": "xml"}}, "at '/server/logFormat': value must be one of 'json', 'text'"),
         ({"artefacts": {"claim": ""}}, "artefacts.claim is empty: name the claim"),
     ],
 )
@@ -149,6 +153,18 @@ def test_init_container_builds_engines_on_the_same_gpu() -> None:
     assert "--engines" in prepare["args"]
     assert next(m for m in server["volumeMounts"] if m["mountPath"] == "/models")["readOnly"] is True
     assert "initContainers" not in pod_of(CASES["values-cpu.yaml"])
+
+
+def test_the_audit_is_written_to_a_volume() -> None:
+    kept, fleeting = pod_of(CASES["audited"]), pod_of({"audit": {"enabled": True, "size": "2Gi"}})
+    for pod, volume in ((kept, {"persistentVolumeClaim": {"claimName": "audit"}}), (fleeting, {"emptyDir": {"sizeLimit": "2Gi"}})):
+        server = pod["containers"][0]
+        path = parser().parse_args(server["args"][1:]).audit
+        assert str(path) == "/audit/$(POD_NAME).jsonl"  # Kubernetes puts the pod's name in
+        assert {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}} in server["env"]
+        mount = next(m for m in server["volumeMounts"] if m["mountPath"] == str(path.parent))
+        assert {"name": mount["name"], **volume} in pod["volumes"] and not mount.get("readOnly")
+    assert parser().parse_args(pod_of(CASES["values.yaml"])["containers"][0]["args"][1:]).audit is None
 
 
 def test_services_and_scaling() -> None:

@@ -1,4 +1,4 @@
-"""The CPU image's start command and health check, run here as they stand, and what the running server shows to the outside."""
+"""The CPU image's start command and health check and the chart's probes, run here as they stand; what the server shows to the outside."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,12 @@ from tritonclient.utils import InferenceServerException
 from waiting import within
 
 from . import metrics
-from .chart import ROOT, merged, values
+from .chart import ROOT, manifests, merged, one, values
 from .collector import Collector, collector, milliseconds, model_of, request_of
 from .images import DOCKER, stages
 
 IMAGE = stages(DOCKER / "Dockerfile.cpu")[-1]
+CONTAINER = one(manifests(values("values-cpu.yaml")), "Deployment")["spec"]["template"]["spec"]["containers"][0]
 # Not the server's own: Prometheus' and the rules' own records.
 FOREIGN = {"up", "sightline_queue_milliseconds"}
 # Only with a GPU: https://github.com/triton-inference-server/server docs/user_guide/metrics.md
@@ -44,6 +46,18 @@ def healthy(server: Running) -> bool:
         *(word.replace(":8003/", f":{server.health.split(':')[1]}/") for word in words),
     ]
     return subprocess.run(line, capture_output=True, timeout=10).returncode == 0
+
+
+def probe(server: Running, name: str) -> bool:
+    """One of the chart's probes as the node asks it."""
+    asked = CONTAINER[name]["httpGet"]
+    assert asked["port"] == "health"
+    try:
+        url = f"http://127.0.0.1:{server.health.split(':')[1]}{asked['path']}"
+        with urllib.request.urlopen(url, timeout=CONTAINER[name]["timeoutSeconds"]):
+            return True
+    except OSError:
+        return False
 
 
 def successes(server: Running) -> int:
@@ -94,9 +108,10 @@ def cell(number: int) -> bytes:
 
 
 def test_ready_only_after_the_first_real_inference(server: Running) -> None:
-    assert not healthy(server), "healthy before anything is loaded"
+    assert not healthy(server) and not probe(server, "startupProbe"), "healthy before anything is loaded"
+    assert probe(server, "livenessProbe")
     assert within(200, lambda: healthy(server))
-    assert successes(server) >= 1
+    assert successes(server) >= 1 and probe(server, "startupProbe") and probe(server, "readinessProbe")
 
 
 def test_dashboard_alerts_and_autoscaler_read_metrics_that_exist(server: Running, client: InferenceServerClient) -> None:
@@ -158,6 +173,11 @@ def test_not_ready_within_5_seconds_of_a_dead_step(server: Running, client: Infe
     """Last: it breaks the server."""
     triton = next(p.pid for p in processes.children(server.process.pid) if processes.command_line(p.pid)[0].endswith("tritonserver"))
     stub = next(pid for pid, name in processes.stubs(triton).items() if name.startswith("report_0"))
-    assert healthy(server)
+    ready = CONTAINER["readinessProbe"]
+    assert healthy(server) and probe(server, "readinessProbe") and ready["failureThreshold"] == 1
     os.kill(stub, signal.SIGKILL)
-    assert within(5, lambda: not healthy(server))
+    begin = time.monotonic()
+    while probe(server, "readinessProbe"):
+        time.sleep(ready["periodSeconds"])
+    assert time.monotonic() - begin < 5 and not healthy(server)
+    assert probe(server, "livenessProbe"), "the supervisor is at work, the pod need not be replaced"

@@ -58,9 +58,7 @@ def test_every_line_is_an_object(tmp_path: Path) -> None:
     assert own[1]["seconds"] > 0 and own[1]["steps"] == 2 and own[1]["restarts"] == 0
     assert own[2]["level"] == "error" and "the step's process died" in own[2]["reason"] and own[2]["restarts"] == 1
     broken = [line for line in lines if "part-7" in line["message"]]
-    assert [(line["level"], line["message"]) for line in broken] == [
-        ("error", "picky: request 'part-7': ValueError: no \"quoted\" luck")
-    ]
+    assert [(line["level"], line["message"]) for line in broken] == [("error", "picky: request 'part-7': ValueError: no \"quoted\" luck")]
     assert {"info", "error"} <= {line["level"] for line in lines} and "secret" not in "".join(server.lines)
 
 
