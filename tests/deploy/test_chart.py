@@ -29,6 +29,7 @@ CASES: dict[str, Object] = {
     "kserve": merged(values("values-h100.yaml"), {"kserve": {"enabled": True}}),
     "fetch": merged(values("values-gpu16.yaml"), FETCH),
     "audited": merged(values("values-h100.yaml"), AUDITED),
+    "renamed": merged(values("values-h100.yaml"), {"nameOverride": "inspector", "fullnameOverride": "hall-7", "podLabels": {"line": "7"}}),
     "plain": merged(values("values-cpu.yaml"), PLAIN),
 }
 
@@ -74,6 +75,7 @@ def test_lint(case: str) -> None:
         ({"drain": {"preStopSeconds": 0}}, "at '/drain/preStopSeconds': minimum: got 0, want 5"),
         ({"audit": {"enabled": "yes"}}, "at '/audit/enabled': got string, want boolean"),
         ({"server": {"logFormat": "xml"}}, "at '/server/logFormat': value must be one of 'json', 'text'"),
+        ({"autoscaling": {"min": 5}}, "autoscaling.min is 5, above autoscaling.max, 4"),
         ({"artefacts": {"claim": ""}}, "artefacts.claim is empty: name the claim"),
     ],
 )
@@ -177,6 +179,24 @@ def test_services_and_scaling() -> None:
     assert "replicas" not in one(objects, "Deployment")["spec"]
     keda = one(manifests(CASES["keda"]), "ScaledObject")["spec"]
     assert keda["scaleTargetRef"]["name"] == one(manifests(CASES["keda"]), "Deployment")["metadata"]["name"]
+
+
+@pytest.mark.parametrize("case", ["values-h100.yaml", "renamed", "keda", "kserve"])
+def test_everything_finds_the_pods(case: str) -> None:
+    objects = manifests(CASES[case])
+    served = next(item["spec"] for item in objects if item["kind"] in ("Deployment", "InferenceService"))
+    labels = served["predictor"]["labels"] if "predictor" in served else served["template"]["metadata"]["labels"]
+    pod = served["predictor"] if "predictor" in served else served["template"]["spec"]
+    guards = [one(objects, "PodDisruptionBudget")["spec"]["selector"], one(objects, "NetworkPolicy")["spec"]["podSelector"]]
+    guards += [pod["topologySpreadConstraints"][0]["labelSelector"]]
+    services = [item for item in objects if item["kind"] == "Service"]
+    for chosen in [*(guard["matchLabels"] for guard in guards), *(service["spec"]["selector"] for service in services)]:
+        assert chosen and chosen.items() <= labels.items()
+    ports = {port["name"] for container in pod["containers"] for port in container["ports"]}
+    assert {port["targetPort"] for service in services for port in service["spec"]["ports"]} <= ports
+    monitor = one(objects, "ServiceMonitor")["spec"]
+    read = [item for item in services if monitor["selector"]["matchLabels"].items() <= item["metadata"]["labels"].items()]
+    assert [port["name"] for service in read for port in service["spec"]["ports"]] == [monitor["endpoints"][0]["port"]]
 
 
 def test_kserve_has_the_same_pod() -> None:
