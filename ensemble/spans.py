@@ -2,6 +2,9 @@
 
 Triton could make them from the caller's trace, but frees that when `execute()` returns: a step that calls later with it ends
 the whole server (24.10: signal 11 at the first request). What lives longer is the trace's text, a W3C `traceparent`.
+
+And tritonserver overlooks that header in some of its gRPC requests, one in ten here, for it reads on behind the header's end into
+what lay in memory (`GrpcServerCarrier`). So the header also comes as a request's parameter, and then all spans are ours.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from threading import Thread
 from typing import Any
 
 TRACES_VARIABLE = "SIGHTLINE_TRACES"
+HEADER = "traceparent"
 SERVICE = "sightline"
 _SAMPLED = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f][13579bdf]")
 _KEPT = 4096  # spans that wait for the collector; more are dropped, for no inspection waits for it
@@ -66,10 +70,30 @@ class Span:
 
 
 def parent_of(request: Any) -> str:
-    """The `traceparent` of the span that Triton made of a request; empty where it is not traced."""
-    context = request.trace().get_context() if os.environ.get(TRACES_VARIABLE) else None
-    found = json.loads(context or "{}").get("traceparent", "")
+    """The `traceparent` of the span that Triton made of a request, else the client's own; empty where it is not traced."""
+    if not os.environ.get(TRACES_VARIABLE):
+        return ""
+    return _sampled(request.trace().get_context()) or overlooked(request)
+
+
+def overlooked(request: Any) -> str:
+    """The client's `traceparent`, where Triton has made no span for it."""
+    if not os.environ.get(TRACES_VARIABLE) or request.trace().get_context():
+        return ""
+    return _sampled(request.parameters())
+
+
+def _sampled(words: str | None) -> str:
+    found = str(json.loads(words or "{}").get(HEADER, ""))
     return found if _SAMPLED.fullmatch(found) else ""
+
+
+def make_up(request: Any, model: str, clocks: Mapping[str, Any]) -> None:
+    """All spans of a request whose trace Triton has overlooked, from its steps' clocks; `decode` is the first."""
+    if trace := overlooked(request):
+        whole = Span(model, trace, request.request_id(), int(clocks["decode_clock"][0, 0]))
+        whole.inner(clocks)
+        whole.end(time.monotonic_ns())
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline_ensemble.audit import AUDIT_VARIABLE
-from sightline_ensemble.spans import SERVICE, TRACES_VARIABLE
+from sightline_ensemble.spans import HEADER, SERVICE, TRACES_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -68,4 +68,5 @@ class Outside:
         if not self.trace_url:
             return []
         words = ("mode=opentelemetry", f"opentelemetry,url={self.trace_url}", f"opentelemetry,resource=service.name={SERVICE}")
-        return [f"--trace-config={word}" for word in (*words, "level=TIMESTAMPS", "count=-1", f"rate={self.trace_rate}")]
+        words = (*words, "level=TIMESTAMPS", "count=-1", f"rate={self.trace_rate}")
+        return [f"--grpc-header-forward-pattern={HEADER}", *(f"--trace-config={word}" for word in words)]

@@ -24,24 +24,41 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return told
 
 
-def request(context: str | None) -> SimpleNamespace:
-    return SimpleNamespace(trace=lambda: SimpleNamespace(get_context=lambda: context))
+def request(context: str | None, parameters: str = "") -> SimpleNamespace:
+    trace = SimpleNamespace(get_context=lambda: context)
+    return SimpleNamespace(trace=lambda: trace, parameters=lambda: parameters, request_id=lambda: "part-7")
+
+
+MADE, SENT = f'{{"traceparent": "{PARENT}"}}', f'{{"traceparent": "{PARENT.replace("b", "c")}", "seed": 7}}'
 
 
 @pytest.mark.parametrize(
-    "context, parent",
+    "context, parameters, parent, overlooked",
     [
-        (f'{{"traceparent": "{PARENT}"}}', PARENT),
-        (f'{{"traceparent": "{PARENT[:-1]}0"}}', ""),  # its caller does not sample it
-        ('{"1234": "ACTIVITY"}', ""),
-        (None, ""),
+        (MADE, SENT, PARENT, ""),
+        (None, SENT, PARENT.replace("b", "c"), PARENT.replace("b", "c")),
+        (MADE.replace("-01", "-00"), "", "", ""),  # its caller does not sample it
+        (None, '{"traceparent": 7}', "", ""),
+        ('{"1234": "ACTIVITY"}', "", "", ""),
+        (None, "", "", ""),
     ],
 )
-def test_parent(context: str | None, parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parent(context: str | None, parameters: str, parent: str, overlooked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(spans.TRACES_VARIABLE, "http://localhost")
-    assert spans.parent_of(request(context)) == parent
+    given = request(context, parameters)
+    assert (spans.parent_of(given), spans.overlooked(given)) == (parent, overlooked)
     monkeypatch.delenv(spans.TRACES_VARIABLE)
-    assert spans.parent_of(request(context)) == ""
+    assert (spans.parent_of(given), spans.overlooked(given)) == ("", "")
+
+
+def test_what_triton_overlooked_is_made_up_from_the_clocks(sent: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(spans.TRACES_VARIABLE, "http://localhost")
+    clocks = {name: np.array([[start, start + 5]]) for name, start in (("decode_clock", 100), ("cached_clock", 50), ("report_clock", 110))}
+    spans.make_up(request(MADE, SENT), "inspect", clocks)
+    assert sent == []
+    spans.make_up(request(None, SENT), "inspect", clocks)
+    assert [span["name"] for span in sent] == ["decode", "report", "inspect"]
+    assert {span["parentSpanId"] for span in sent[:2]} == {sent[2]["spanId"]} and sent[2]["parentSpanId"] == "c" * 16
 
 
 def test_a_call_and_the_steps_inside_of_it(sent: list[dict[str, Any]]) -> None:
