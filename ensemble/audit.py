@@ -1,7 +1,8 @@
 """One line for each verdict given, for those who must show later what was decided by what: `sightline-serve --audit FILE`.
 
 Hashes instead of contents: a line names the request, the verdict, the artefacts and the SHA-256 of the question, and neither
-picture nor words. Lines of several processes do not mix: each is one write to a file that is only appended to.
+picture nor words. Lines of several processes do not mix: each is one write to a file that is only appended to. The file is opened
+for each line anew, so whoever renames it has a complete one, and no line is lost.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import json
 import os
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 AUDIT_VARIABLE = "SIGHTLINE_AUDIT"
@@ -19,8 +19,13 @@ _KEPT = ("verdict", "score", "profile", "artefacts")
 
 def note(request_id: str, report: bytes) -> None:
     """Append the line of a REPORT; nothing where no audit is kept. OSError where it cannot be written: then no verdict is given."""
-    if os.environ.get(AUDIT_VARIABLE):
-        os.write(_file(os.environ[AUDIT_VARIABLE]), line(request_id, json.loads(report), datetime.now(UTC)))
+    if not os.environ.get(AUDIT_VARIABLE):
+        return
+    file = os.open(os.environ[AUDIT_VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        os.write(file, line(request_id, json.loads(report), datetime.now(UTC)))
+    finally:
+        os.close(file)
 
 
 def line(request_id: str, content: dict[str, Any], now: datetime) -> bytes:
@@ -28,8 +33,3 @@ def line(request_id: str, content: dict[str, Any], now: datetime) -> bytes:
     prompt = hashlib.sha256(content["prompt"].encode()).hexdigest()
     first = {"time": now.isoformat(timespec="milliseconds"), "request": request_id}
     return json.dumps(first | {name: content[name] for name in _KEPT} | {"prompt": f"sha256:{prompt}"}).encode() + b"\n"
-
-
-@cache
-def _file(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

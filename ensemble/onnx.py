@@ -122,7 +122,7 @@ def _alone(inputs: Arrays, run: Run) -> Arrays | Exception:
 
 def _respond(request: Any, outputs: Arrays | Exception, start_ns: int, model: str) -> Any:
     if isinstance(outputs, Exception):
-        return steps.failure(outputs, model)
+        return steps.failure(outputs, model, request.request_id())
     rows = len(next(iter(outputs.values())))
     named: Mapping[str, np.ndarray] = {**outputs, f"{model}_clock": np.repeat(steps.clock(start_ns), rows, axis=0)}
     return steps.response(named, request.requested_output_names())

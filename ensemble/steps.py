@@ -17,8 +17,8 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from . import ledger
-from .errors import CANCELLED, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, from_message, invalid
+from . import ledger, spans
+from .errors import CANCELLED, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, from_message, invalid
 from .parameters import Options, Sampling
 
 Arrays = Mapping[str, np.ndarray]
@@ -26,10 +26,16 @@ Parameters = Mapping[str, bool | int | str]  # all that a request by BLS can car
 _ENDED: deque[Any] = deque(maxlen=256)  # see `responses`
 
 
-class Handed(TypedDict, total=False):
-    """What a BLS request loses of its caller's unless it is copied."""
+class Named(TypedDict, total=False):
+    """Whose work it is. `trace`: the caller's `traceparent`, empty where it is not traced."""
 
     request_id: str
+    trace: str
+
+
+class Handed(Named, total=False):
+    """What a BLS request loses of its caller's unless it is copied."""
+
     timeout_us: int
     parameters: Parameters
 
@@ -41,6 +47,7 @@ class Job:
     start_ns: int
     wanted: frozenset[str]
     request_id: str
+    trace: str
     timeout_us: int
     sampling: Sampling
     options: Options
@@ -51,12 +58,17 @@ class Job:
         wanted = frozenset(request.requested_output_names())
         parameters = request.parameters()
         sampling, options = Sampling.read(parameters), Options.read(parameters)
-        return Job(time.monotonic_ns(), wanted, request.request_id(), request.timeout(), sampling, options)
+        names = request.request_id(), spans.parent_of(request)
+        return Job(time.monotonic_ns(), wanted, *names, request.timeout(), sampling, options)
+
+    @property
+    def named(self) -> Named:
+        return {"request_id": self.request_id, "trace": self.trace}
 
     @property
     def handed(self) -> Handed:
         """All of it, for a model that works for this request."""
-        return {"request_id": self.request_id, "timeout_us": self.timeout_us, "parameters": self.parameters}
+        return {**self.named, "timeout_us": self.timeout_us, "parameters": self.parameters}
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -118,20 +130,15 @@ def response(outputs: Arrays, wanted: Iterable[str] | None = None) -> Any:
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, np.ascontiguousarray(outputs[name])) for name in chosen])
 
 
-def triton_error(error: BaseException, step: str) -> Any:
-    """A TritonError: a RequestError's code and line, anything else as INTERNAL with the step's name."""
+def failure(error: BaseException, step: str, request_id: str) -> Any:
+    """An InferenceResponse that fails: with a RequestError's code and line, anything else as INTERNAL with the step's name."""
     pb_utils = backend()
-    if not isinstance(error, RequestError):
-        pb_utils.Logger.log_error(f"{step}: {type(error).__name__}: {error}")
-        error = broken(step, error)
+    told = error if isinstance(error, RequestError) else broken(step, error)
+    if told.code == INTERNAL:  # nobody's fault but ours
+        pb_utils.Logger.log_error(f"{step}: request {request_id!r}: {type(error).__name__}: {error}")
     kinds = pb_utils.TritonError
     code = {INVALID_ARGUMENT: kinds.INVALID_ARG, NOT_FOUND: kinds.NOT_FOUND, UNAVAILABLE: kinds.UNAVAILABLE, CANCELLED: kinds.CANCELLED}
-    return kinds(str(error), code.get(error.code, kinds.INTERNAL))
-
-
-def failure(error: BaseException, step: str) -> Any:
-    """An InferenceResponse that fails."""
-    return backend().InferenceResponse(error=triton_error(error, step))
+    return pb_utils.InferenceResponse(error=kinds(str(told), code.get(told.code, kinds.INTERNAL)))
 
 
 def answer_each(requests: list[Any], answer: Callable[[Any], Arrays], step: str, ticket: str | None = None) -> list[Any]:
@@ -150,7 +157,7 @@ def _answer(request: Any, answer: Callable[[Any], Arrays], step: str, ticket: st
     except Exception as error:
         if ticket is not None:
             ledger.release(ledger.as_ticket(array(request, ticket)))
-        return failure(error, step)
+        return failure(error, step, request.request_id())
 
 
 # --- calling another model --------------------------------------------------------------------------------------------
@@ -177,7 +184,11 @@ def outputs_of(answer: Any, model: str) -> dict[str, np.ndarray]:
 
 def call(model: str, inputs: Arrays, outputs: Iterable[str], **handed: Unpack[Handed]) -> dict[str, np.ndarray]:
     """Run another model of this server and wait. RequestError where it fails."""
-    return outputs_of(inference_request(model, inputs, outputs, **handed).exec(), model)
+    with spans.span(model, handed.get("trace", ""), handed.get("request_id", "")) as traced:
+        found = outputs_of(inference_request(model, inputs, outputs, **handed).exec(), model)
+        if traced:
+            traced.inner(found)
+        return found
 
 
 def responses(request: Any) -> Iterator[Any]:
@@ -205,7 +216,7 @@ def answer_later(
         try:
             pool.submit(_answer_and_send, sender, arrays(request, names), Job.of(request), answer, step)
         except Exception as error:
-            send_last(sender, failure(error, step))
+            send_last(sender, failure(error, step, request.request_id()))
     return [None] * len(requests)
 
 
@@ -214,7 +225,7 @@ def _answer_and_send(sender: Any, inputs: dict[str, np.ndarray], job: Job, answe
         last = response(answer(inputs, job), job.wanted)
     except Exception as error:
         ledger.release(ledger.as_ticket(inputs.get("ticket")))
-        last = failure(error, step)
+        last = failure(error, step, job.request_id)
     send_last(sender, last)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import ledger, steps
+from . import ledger, spans, steps
 from .contract import ENGINES_WITH_CLOCK, MODELS
 from .errors import RequestError, cancelled, from_message
 from .steps import Job, as_bytes, string
@@ -52,6 +52,7 @@ class Outlet:
 
     sender: Any
     wanted: frozenset[str]
+    request_id: str = ""
     ticket: tuple[int, int] = ledger.NO_TICKET
     gone: bool = False  # the client cancelled
     _done: bool = False
@@ -61,7 +62,7 @@ class Outlet:
         self._send(steps.response(outputs, self.wanted), last)
 
     def fail(self, error: BaseException) -> None:
-        self._send(steps.failure(error, "inspect_stream"), last=True)
+        self._send(steps.failure(error, "inspect_stream", self.request_id), last=True)
 
     def _send(self, response: Any, last: bool) -> None:
         with self._lock:
@@ -173,7 +174,7 @@ class Course:
         known = {**self.prepared, **answer}
         self.judged = int(answer["seg_count"][0]) + 1
         inputs = {name: known[name] for name in _JUDGE_INPUTS}
-        self.known |= steps.call("judge", inputs, self.names.judged, request_id=self.job.request_id)
+        self.known |= steps.call("judge", inputs, self.names.judged, **self.job.named)
         if not self.first_ns and self.known["SCORE"][0] >= 0.5:
             first = self._report(answer, text)
             self.first_ns = time.monotonic_ns()
@@ -193,7 +194,7 @@ class Course:
         if self.first_ns:
             known["mask_ns"] = np.array([self.first_ns], np.int64)
         inputs = {name: known[name] for name in _REPORT_INPUTS if name in known}
-        said = steps.call("report", inputs, ["REPORT", "TEXT"], request_id=self.job.request_id)
+        said = steps.call("report", inputs, ["REPORT", "TEXT"], **self.job.named)
         return said | {"SCORE": self.known["SCORE"], "MASK": self.known["MASK"], "HEATMAP": self.prepared["HEATMAP"]}
 
 
@@ -202,12 +203,13 @@ def _pieces(inputs: Arrays, job: Job) -> Iterator[dict[str, np.ndarray]]:
     inputs = {**inputs, "stream": np.array([1], np.int32)}
     request = steps.inference_request("lisa_engine", inputs, _ENGINE_OUTPUTS, request_id=job.request_id, parameters=job.parameters)
     failed = ""
-    for response in steps.responses(request):
-        found = steps.outputs_of(response, "lisa_engine")
-        if not found or failed:
-            continue
-        failed = (as_bytes(found["status"]) or b"").decode()
-        if not failed:
-            yield found
-    if failed:
-        raise from_message(failed, "lisa_engine")
+    with spans.span("lisa_engine", **job.named):
+        for response in steps.responses(request):
+            found = steps.outputs_of(response, "lisa_engine")
+            if not found or failed:
+                continue
+            failed = (as_bytes(found["status"]) or b"").decode()
+            if not failed:
+                yield found
+        if failed:
+            raise from_message(failed, "lisa_engine")

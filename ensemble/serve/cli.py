@@ -11,8 +11,9 @@ from pathlib import Path
 from sightline_ensemble.serve import launcher, processes
 from sightline_ensemble.serve.health import Health
 from sightline_ensemble.serve.launcher import Ports, ServeError, Settings
+from sightline_ensemble.serve.log import Log
 from sightline_ensemble.serve.outside import Outside, Tls
-from sightline_ensemble.serve.supervisor import Supervisor, say
+from sightline_ensemble.serve.supervisor import Supervisor
 
 _PORTS = (("grpc", 8001, "gRPC"), ("http", 8000, "HTTP"), ("metrics", 8002, "metrics"), ("health", 8003, "/ready and /live"))
 CACHE_BYTES = 128 * 2**20  # some 70 pictures of the tiny profile
@@ -39,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     add("--trace-url", default="", metavar="URL", help="OpenTelemetry collector (OTLP over HTTP) that gets a trace of requests")
     add("--trace-rate", type=int, default=0, metavar="N", help="of one request in N; 0: only where a traceparent asks (default)")
     add("--audit", type=Path, metavar="FILE", help="append a line for each verdict: request, artefacts' hashes, prompt's hash, verdict")
+    what = "lines for people, or a JSON object a line: time, level, event, message and more (default: %(default)s)"
+    add("--log-format", choices=("text", "json"), default="text", help=what)
     add("--shared-memory", action="store_true", help="clients on this machine may hand over tensors in shared memory")
     add("--verbose", action="store_true", help="tritonserver's own information too")
     return top
@@ -62,7 +65,7 @@ def settings(args: argparse.Namespace, triton: launcher.Triton) -> Settings:
     args.products.mkdir(parents=True, exist_ok=True)
     ports = Ports(args.grpc_port, args.http_port, args.metrics_port, args.health_port).settled(args.host)
     times = args.cache_bytes, args.exit_seconds
-    return Settings(args.repository, profile, args.products, ports, args.host, config, *times, args.verbose, shown)
+    return Settings(args.repository, profile, args.products, ports, args.host, config, *times, args.verbose, shown, log(args))
 
 
 def outside(args: argparse.Namespace) -> Outside:
@@ -78,6 +81,10 @@ def outside(args: argparse.Namespace) -> Outside:
     return Outside(tls, args.trace_url, args.trace_rate, args.shared_memory, args.audit)
 
 
+def log(args: argparse.Namespace) -> Log:
+    return Log(structured=args.log_format == "json")
+
+
 def serve(args: argparse.Namespace) -> int:
     triton = launcher.find_tritonserver()
     chosen = settings(args, triton)
@@ -88,8 +95,9 @@ def serve(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: supervisor.stop())
     health = Health(chosen.host, chosen.ports.health, lambda: supervisor.status)
     hosts = {"http": chosen.outside.http_host(chosen.host)}
-    addresses = ", ".join(f"{name} {hosts.get(name, chosen.host)}:{getattr(chosen.ports, name)}" for name, _, _ in _PORTS)
-    say(f"{addresses}, profile {chosen.profile or 'none'}")
+    addresses = {name: f"{hosts.get(name, chosen.host)}:{getattr(chosen.ports, name)}" for name, _, _ in _PORTS}
+    line = ", ".join(map(" ".join, addresses.items()))
+    chosen.log.say("starting", f"{line}, profile {chosen.profile or 'none'}", **addresses, profile=chosen.profile)
     try:
         return supervisor.run()
     finally:
@@ -101,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return serve(args)
     except ServeError as error:
-        print(f"sightline-serve: {error}", file=sys.stderr)
+        log(args).say("refused", str(error), "error")
         return 1
 
 

@@ -21,6 +21,7 @@ from typing import IO
 from sightline_ensemble import artefacts, machines, plans
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.serve import drain, processes
+from sightline_ensemble.serve.log import Log
 from sightline_ensemble.serve.outside import Outside
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
@@ -77,6 +78,7 @@ class Settings:
     exit_seconds: int = 10
     verbose: bool = False
     outside: Outside = field(default_factory=Outside)
+    log: Log = field(default_factory=Log)
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ class Server:
     def _relay(self, output: IO[bytes]) -> None:
         for line in _quiet(output):
             self.last_lines.append(line)
-            print(line, file=sys.stderr, flush=True)
+            self.settings.log.relay(line)
 
 
 def _quiet(output: IO[bytes]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline_ensemble.audit import AUDIT_VARIABLE
+from sightline_ensemble.spans import HEADER, SERVICE, TRACES_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Outside:
 
     def environment(self) -> dict[str, str]:
         """Of the steps."""
-        return {AUDIT_VARIABLE: str(self.audit.resolve())} if self.audit else {}
+        audit = {AUDIT_VARIABLE: str(self.audit.resolve())} if self.audit else {}
+        return audit | ({TRACES_VARIABLE: self.trace_url} if self.trace_url else {})
 
     def http_host(self, host: str) -> str:
         return "127.0.0.1" if self.tls else host
@@ -65,5 +67,6 @@ class Outside:
     def _traces(self) -> list[str]:
         if not self.trace_url:
             return []
-        words = ("mode=opentelemetry", f"opentelemetry,url={self.trace_url}", "opentelemetry,resource=service.name=sightline")
-        return [f"--trace-config={word}" for word in (*words, "level=TIMESTAMPS", "count=-1", f"rate={self.trace_rate}")]
+        words = ("mode=opentelemetry", f"opentelemetry,url={self.trace_url}", f"opentelemetry,resource=service.name={SERVICE}")
+        words = (*words, "level=TIMESTAMPS", "count=-1", f"rate={self.trace_rate}")
+        return [f"--grpc-header-forward-pattern={HEADER}", *(f"--trace-config={word}" for word in words)]

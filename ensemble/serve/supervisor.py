@@ -6,7 +6,6 @@ for the dead step (facts of Triton 24.10: a dead stub is never restarted, and it
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -100,15 +99,16 @@ class Supervisor:
             if self._stopping.is_set():
                 break
             if not self._ready_at and not self.status.restarts:
-                say(f"cannot start: {fault}")
+                self._say("cannot start", f"cannot start: {fault}", "error", reason=fault)
                 return 1
             if self._ready_at and time.monotonic() - self._ready_at > LOOP_SECONDS:
                 waits = pauses()
             failures = 0 if self._ready_at else failures + 1
             self._set(ready=False, reason=fault, live=failures < HOPELESS_RESTARTS, restarts=self.status.restarts + 1)
-            say(f"restarting: {fault}")
+            self._say("restarting", f"restarting: {fault}", "error", reason=fault)
             self._stopping.wait(next(waits))
         self._set(ready=False, reason="stopped")
+        self._say("stopped", "stopped")
         return 0
 
     def _serve_once(self) -> str:
@@ -122,7 +122,7 @@ class Supervisor:
             if self._stopping.is_set():
                 self._set(ready=False, reason="stopping")
                 if not server.stop():
-                    say("it did not stop in time and was killed")
+                    self._say("killed", "it did not stop in time and was killed", "warning")
             else:
                 server.kill()
             probes.shutdown(wait=False, cancel_futures=True)
@@ -162,7 +162,8 @@ class Supervisor:
                 elif probe.outcome is Outcome.GOOD and not self.status.ready:
                     self._ready_at = self._ready_at or now
                     self._set(ready=True, live=True, reason="")
-                    say(f"ready in {now - begin:.1f} s, {len(known)} steps in processes of their own")
+                    took, steps = round(now - begin, 1), len(known)
+                    self._say("ready", f"ready in {took} s, {steps} steps in processes of their own", seconds=took, steps=steps)
             if running is None and now >= pulse.next_at:
                 pulse.begin()
                 running = probes.submit(canary.probe, server.url, PROBE_SECONDS if self._ready_at else FIRST_PROBE_SECONDS)
@@ -181,7 +182,5 @@ class Supervisor:
     def _set(self, **changes: bool | str | int) -> None:
         self.status = replace(self.status, **changes)
 
-
-def say(line: str) -> None:
-    """A line for whoever started us."""
-    print(f"sightline-serve: {line}", file=sys.stdout, flush=True)
+    def _say(self, event: str, message: str, level: str = "info", **fields: str | int | float) -> None:
+        self._settings.log.say(event, message, level, **fields, profile=self.status.profile, restarts=self.status.restarts)

@@ -20,6 +20,13 @@ class Collector:
     def of(self, trace: str) -> list[dict[str, Any]]:
         return [span for span in self.spans if span["traceId"].lower() == trace]
 
+    def of_id(self, trace: str) -> dict[str, dict[str, Any]]:
+        return {span["spanId"].lower(): span for span in self.of(trace)}
+
+    def above(self, trace: str) -> set[str]:
+        """The ids that a trace's spans name as their parents."""
+        return {span.get("parentSpanId", "").lower() for span in self.of(trace)}
+
     def take(self, content: dict[str, Any]) -> None:
         for resource in content["resourceSpans"]:
             attributes = resource.get("resource", {}).get("attributes", [])
@@ -49,4 +56,17 @@ def collector() -> Iterator[Collector]:
 
 def model_of(span: dict[str, Any]) -> str:
     """The model of a span; empty where it names none."""
-    return next((a["value"]["stringValue"] for a in span.get("attributes", []) if a["key"] == "triton.model_name"), "")
+    return _attribute(span, "triton.model_name")
+
+
+def request_of(span: dict[str, Any]) -> str:
+    """The request id of a span; empty where it names none."""
+    return _attribute(span, "triton.request_id")
+
+
+def milliseconds(span: dict[str, Any]) -> float:
+    return (int(span["endTimeUnixNano"]) - int(span["startTimeUnixNano"])) / 1e6
+
+
+def _attribute(span: dict[str, Any], key: str) -> str:
+    return next((a["value"]["stringValue"] for a in span.get("attributes", []) if a["key"] == key), "")

@@ -22,11 +22,14 @@ PLAIN = {
     "networkPolicy": {"enabled": False},
     "disruption": {"enabled": False},
 }
+AUDITED = {"audit": {"enabled": True, "claim": "audit"}}
 CASES: dict[str, Object] = {
     **{name: values(name) for name in FILES},
     "keda": merged(values("values-cpu.yaml"), KEDA),
     "kserve": merged(values("values-h100.yaml"), {"kserve": {"enabled": True}}),
     "fetch": merged(values("values-gpu16.yaml"), FETCH),
+    "audited": merged(values("values-h100.yaml"), AUDITED),
+    "renamed": merged(values("values-h100.yaml"), {"nameOverride": "inspector", "fullnameOverride": "hall-7", "podLabels": {"line": "7"}}),
     "plain": merged(values("values-cpu.yaml"), PLAIN),
 }
 
@@ -70,6 +73,9 @@ def test_lint(case: str) -> None:
         ({"sharedMemory": "8 GB"}, "at '/sharedMemory': '8 GB' does not match"),
         ({"image": {"digest": "latest"}}, "at '/image/digest': 'latest' does not match"),
         ({"drain": {"preStopSeconds": 0}}, "at '/drain/preStopSeconds': minimum: got 0, want 5"),
+        ({"audit": {"enabled": "yes"}}, "at '/audit/enabled': got string, want boolean"),
+        ({"server": {"logFormat": "xml"}}, "at '/server/logFormat': value must be one of 'json', 'text'"),
+        ({"autoscaling": {"min": 5}}, "autoscaling.min is 5, above autoscaling.max, 4"),
         ({"artefacts": {"claim": ""}}, "artefacts.claim is empty: name the claim"),
     ],
 )
@@ -151,6 +157,18 @@ def test_init_container_builds_engines_on_the_same_gpu() -> None:
     assert "initContainers" not in pod_of(CASES["values-cpu.yaml"])
 
 
+def test_the_audit_is_written_to_a_volume() -> None:
+    kept, fleeting = pod_of(CASES["audited"]), pod_of({"audit": {"enabled": True, "size": "2Gi"}})
+    for pod, volume in ((kept, {"persistentVolumeClaim": {"claimName": "audit"}}), (fleeting, {"emptyDir": {"sizeLimit": "2Gi"}})):
+        server = pod["containers"][0]
+        path = parser().parse_args(server["args"][1:]).audit
+        assert str(path) == "/audit/$(POD_NAME).jsonl"  # Kubernetes puts the pod's name in
+        assert {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}} in server["env"]
+        mount = next(m for m in server["volumeMounts"] if m["mountPath"] == str(path.parent))
+        assert {"name": mount["name"], **volume} in pod["volumes"] and not mount.get("readOnly")
+    assert parser().parse_args(pod_of(CASES["values.yaml"])["containers"][0]["args"][1:]).audit is None
+
+
 def test_services_and_scaling() -> None:
     objects = manifests(CASES["values-h100.yaml"])
     headless = one(objects, "Service", "line-sightline-headless")
@@ -161,6 +179,24 @@ def test_services_and_scaling() -> None:
     assert "replicas" not in one(objects, "Deployment")["spec"]
     keda = one(manifests(CASES["keda"]), "ScaledObject")["spec"]
     assert keda["scaleTargetRef"]["name"] == one(manifests(CASES["keda"]), "Deployment")["metadata"]["name"]
+
+
+@pytest.mark.parametrize("case", ["values-h100.yaml", "renamed", "keda", "kserve"])
+def test_everything_finds_the_pods(case: str) -> None:
+    objects = manifests(CASES[case])
+    served = next(item["spec"] for item in objects if item["kind"] in ("Deployment", "InferenceService"))
+    labels = served["predictor"]["labels"] if "predictor" in served else served["template"]["metadata"]["labels"]
+    pod = served["predictor"] if "predictor" in served else served["template"]["spec"]
+    guards = [one(objects, "PodDisruptionBudget")["spec"]["selector"], one(objects, "NetworkPolicy")["spec"]["podSelector"]]
+    guards += [pod["topologySpreadConstraints"][0]["labelSelector"]]
+    services = [item for item in objects if item["kind"] == "Service"]
+    for chosen in [*(guard["matchLabels"] for guard in guards), *(service["spec"]["selector"] for service in services)]:
+        assert chosen and chosen.items() <= labels.items()
+    ports = {port["name"] for container in pod["containers"] for port in container["ports"]}
+    assert {port["targetPort"] for service in services for port in service["spec"]["ports"]} <= ports
+    monitor = one(objects, "ServiceMonitor")["spec"]
+    read = [item for item in services if monitor["selector"]["matchLabels"].items() <= item["metadata"]["labels"].items()]
+    assert [port["name"] for service in read for port in service["spec"]["ports"]] == [monitor["endpoints"][0]["port"]]
 
 
 def test_kserve_has_the_same_pod() -> None:

@@ -1,4 +1,4 @@
-"""The CPU image's start command and health check, run here as they stand, and what the running server shows to the outside."""
+"""The CPU image's start command and health check and the chart's probes, run here as they stand; what the server shows to the outside."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sightline
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.serve import processes
 from sightline_ensemble.serve.running import Running, running
@@ -24,11 +26,12 @@ from tritonclient.utils import InferenceServerException
 from waiting import within
 
 from . import metrics
-from .chart import ROOT, merged, values
-from .collector import Collector, collector, model_of
+from .chart import ROOT, manifests, merged, one, values
+from .collector import Collector, collector, milliseconds, model_of, request_of
 from .images import DOCKER, stages
 
 IMAGE = stages(DOCKER / "Dockerfile.cpu")[-1]
+CONTAINER = one(manifests(values("values-cpu.yaml")), "Deployment")["spec"]["template"]["spec"]["containers"][0]
 # Not the server's own: Prometheus' and the rules' own records.
 FOREIGN = {"up", "sightline_queue_milliseconds"}
 # Only with a GPU: https://github.com/triton-inference-server/server docs/user_guide/metrics.md
@@ -43,7 +46,22 @@ def healthy(server: Running) -> bool:
         sys.executable if program == "python3" else program,
         *(word.replace(":8003/", f":{server.health.split(':')[1]}/") for word in words),
     ]
-    return subprocess.run(line, capture_output=True, timeout=10).returncode == 0
+    try:
+        return subprocess.run(line, capture_output=True, timeout=10).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def probe(server: Running, name: str) -> bool:
+    """One of the chart's probes as the node asks it."""
+    asked = CONTAINER[name]["httpGet"]
+    assert asked["port"] == "health"
+    try:
+        url = f"http://127.0.0.1:{server.health.split(':')[1]}{asked['path']}"
+        with urllib.request.urlopen(url, timeout=CONTAINER[name]["timeoutSeconds"]):
+            return True
+    except OSError:
+        return False
 
 
 def successes(server: Running) -> int:
@@ -58,7 +76,12 @@ def traced() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, traced: Collector) -> Iterator[Running]:
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("audit") / "audit.jsonl"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, traced: Collector, audit: Path) -> Iterator[Running]:
     """In the image the working directory is the repository's, the path begins with .venv/bin, and /products is a volume."""
     if not (ROOT / "model_repository" / "lisa_engine" / "1" / "tiny" / "manifest.json").exists():
         subprocess.run([Path(sys.executable).with_name("sightline-export"), "tiny"], cwd=ROOT, check=True)
@@ -67,7 +90,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, traced: Collector) -> Itera
     before = Path.cwd()
     os.chdir(ROOT)
     try:
-        with running("--trace-url", traced.url, program=program, env=QUICK_EXPORT, ready=False) as started:
+        words = ("--trace-url", traced.url, "--audit", str(audit))
+        with running(*words, program=program, env=QUICK_EXPORT, ready=False) as started:
             yield started
             assert started.stop() == 0
     finally:
@@ -81,19 +105,17 @@ def client(server: Running) -> Iterator[InferenceServerClient]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def picture() -> InferInput:
+def cell(number: int) -> bytes:
     spec = importlib.util.find_spec("elpv_dataset")
     assert spec and spec.origin
-    given = InferInput("IMAGE", [1], "BYTES")
-    given.set_data_from_numpy(np.array([(Path(spec.origin).parent / "data" / "images" / "cell0001.png").read_bytes()], object))
-    return given
+    return (Path(spec.origin).parent / "data" / "images" / f"cell{number:04}.png").read_bytes()
 
 
 def test_ready_only_after_the_first_real_inference(server: Running) -> None:
-    assert not healthy(server), "healthy before anything is loaded"
+    assert not healthy(server) and not probe(server, "startupProbe"), "healthy before anything is loaded"
+    assert probe(server, "livenessProbe")
     assert within(200, lambda: healthy(server))
-    assert successes(server) >= 1
+    assert successes(server) >= 1 and probe(server, "startupProbe") and probe(server, "readinessProbe")
 
 
 def test_dashboard_alerts_and_autoscaler_read_metrics_that_exist(server: Running, client: InferenceServerClient) -> None:
@@ -107,15 +129,44 @@ def test_dashboard_alerts_and_autoscaler_read_metrics_that_exist(server: Running
     assert unknown == {}
 
 
-def test_a_traceparent_reaches_every_step_of_the_ensemble(client: InferenceServerClient, traced: Collector, picture: InferInput) -> None:
-    trace, parent = secrets.token_hex(16), secrets.token_hex(8)
-    client.infer("inspect", [picture], request_id="untraced")
-    client.infer("inspect", [picture], headers={"traceparent": f"00-{trace}-{parent}-01"}, request_id="part-7")
-    steps = set(MODELS) - {"products", "inspect_stream", "lisa_engine"}  # a step that lisa calls itself gets no trace
-    assert within(10, lambda: steps <= {model_of(span) for span in traced.of(trace)}), {model_of(span) for span in traced.of(trace)}
-    assert {span["traceId"].lower() for span in traced.spans} == {trace}, "a request without traceparent was traced"
-    assert any(span.get("parentSpanId", "").lower() == parent for span in traced.of(trace))
+EVERY = set(MODELS) - {"products", "inspect_stream"}
+STREAMED = EVERY - {"lisa", "explain"} | {"prepare", "judge"}
+
+
+def verdict(server: Running, how: str, picture: bytes, name: str, header: str) -> str:
+    if how == "overlooked":  # as tritonserver hands a header on whose trace it has not begun
+        image = InferInput("IMAGE", [1], "BYTES")
+        image.set_data_from_numpy(np.array([picture], object))
+        with InferenceServerClient(f"127.0.0.1:{server.grpc.split(':')[1]}") as raw:
+            answer = raw.infer("inspect", [image], request_id=name, parameters={"traceparent": header})
+        return json.loads(answer.as_numpy("REPORT")[0])["verdict"]
+    with sightline.Client(server.grpc) as own:
+        words = {"request_id": name, "traceparent": header}
+        report = own.inspect(picture, **words) if how == "unary" else [*own.stream(picture, **words)][-1].report
+        assert report.request_id == name
+        return report.verdict
+
+
+@pytest.mark.parametrize("how, steps, number", [("unary", EVERY, 1), ("stream", STREAMED, 2), ("overlooked", EVERY, 3)])
+def test_a_trace_and_a_request_id_reach_every_step(
+    server: Running, client: InferenceServerClient, traced: Collector, audit: Path, how: str, steps: set[str], number: int
+) -> None:
+    trace, parent, name = secrets.token_hex(16), secrets.token_hex(8), f"part-7 {how}"
+    said = verdict(server, how, cell(number), name, f"00-{trace}-{parent}-01")  # a picture of its own: what is cached takes no time
+    assert within(10, lambda: steps <= {model_of(span) for span in traced.of(trace)}), steps - {model_of(span) for span in traced.of(trace)}
+    assert within(10, lambda: parent in (above := traced.above(trace)) and above <= {parent, *traced.of_id(trace)})
+    assert {request_of(span) for span in traced.of(trace) if model_of(span)} == {name}
+    assert max(milliseconds(span) for span in traced.of(trace) if model_of(span) == "lisa_engine") > 5
     assert traced.services == {"sightline"}
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [line["verdict"] for line in lines if line["request"] == name] == [said]
+
+
+def test_who_asks_for_no_trace_gets_none(server: Running, client: InferenceServerClient, traced: Collector) -> None:
+    with sightline.Client(server.grpc) as own:
+        own.inspect(cell(4), request_id="untraced")
+    time.sleep(1)
+    assert "untraced" not in {request_of(span) for span in traced.spans}
 
 
 def test_perf_analyzer_sweeps_with_real_pictures(server: Running, client: InferenceServerClient, tmp_path: Path) -> None:
@@ -140,6 +191,11 @@ def test_not_ready_within_5_seconds_of_a_dead_step(server: Running, client: Infe
     """Last: it breaks the server."""
     triton = next(p.pid for p in processes.children(server.process.pid) if processes.command_line(p.pid)[0].endswith("tritonserver"))
     stub = next(pid for pid, name in processes.stubs(triton).items() if name.startswith("report_0"))
-    assert healthy(server)
+    ready = CONTAINER["readinessProbe"]
+    assert healthy(server) and probe(server, "readinessProbe") and ready["failureThreshold"] == 1
     os.kill(stub, signal.SIGKILL)
-    assert within(5, lambda: not healthy(server))
+    begin = time.monotonic()
+    while probe(server, "readinessProbe"):
+        time.sleep(ready["periodSeconds"])
+    assert time.monotonic() - begin < 5 and not healthy(server)
+    assert probe(server, "livenessProbe"), "the supervisor is at work, the pod need not be replaced"

@@ -101,5 +101,8 @@ def test_arguments() -> None:
     assert all("model-repository,trace,logging,shared-memory:sightline-key=" in line for line in shut) and len(shut) == 2
     assert opened.arguments(wheel=False)[-1] == "--allow-client-shm=true" and "shared-memory" not in " ".join(opened.arguments(wheel=True))
     traces = Outside(trace_url="http://collector:4318/v1/traces", trace_rate=7).arguments(wheel=True)
+    assert "--grpc-header-forward-pattern=traceparent" in traces
+    told = Outside(trace_url="http://collector:4318/v1/traces").environment()
+    assert Outside().environment() == {} and told == {"SIGHTLINE_TRACES": "http://collector:4318/v1/traces"}
     assert "--trace-config=opentelemetry,url=http://collector:4318/v1/traces" in traces and "--trace-config=rate=7" in traces
     assert Tls(Path("c"), Path("k")).arguments()[0] == "--grpc-use-ssl=true" and Outside().http_host("0.0.0.0") == "0.0.0.0"

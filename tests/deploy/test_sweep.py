@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from .chart import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "perf_analyzer"))
+import analyzer  # noqa: E402
 import pictures  # noqa: E402
 import report  # noqa: E402
 
@@ -64,3 +67,15 @@ def test_requests_carry_real_pictures(model: str) -> None:
 def test_the_documentation_shows_the_committed_measurements() -> None:
     shown = report.DOCUMENT.read_text().split(report.START)[1].split(report.END)[0].strip()
     assert shown == (report.tables() if (report.RESULTS / report.LOADS).exists() else "")
+
+
+def test_what_model_analyzer_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analyzer, "fetch", lambda: Path("perf_analyzer"))
+    told = json.loads(analyzer.prepare("vision_encoder", "tiny", "cpu", tmp_path / "out").read_text())
+    model = told["profile_models"]["vision_encoder"]
+    assert model["perf_analyzer_flags"]["shape"] == ["vision_pixels:3,256,256"] and model["cpu_only"] and told["gpus"] == []
+    assert analyzer.shapes("lisa_decoder", "tiny") == ["image_embedding:256,32,32", "seg_embeddings:4,256"]
+    own = Path(told["model_repository"]) / "vision_encoder"
+    assert (own / "config.pbtxt").read_text() == (ROOT / "model_repository" / "vision_encoder" / "configs" / "cpu.pbtxt").read_text()
+    done = subprocess.run([told["triton_server_path"], "--help"], capture_output=True, text=True, timeout=60)
+    assert "--model-repository" in done.stdout + done.stderr

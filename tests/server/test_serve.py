@@ -118,7 +118,7 @@ def test_a_model_that_cannot_load_ends_the_start(tmp_path: Path) -> None:
         *arguments(toy.write(tmp_path / "models", toy.BROKEN)), *(f"--{name}-port=0" for name in ("grpc", "http", "metrics", "health"))
     )
     assert done.returncode == 1
-    assert "cannot start: tritonserver ended with status 1 while loading" in done.stdout
+    assert "cannot start: tritonserver ended with status 1 while loading" in done.stderr
 
 
 def test_busy_port_is_named(repository: Path) -> None:

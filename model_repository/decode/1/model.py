@@ -33,7 +33,7 @@ class TritonPythonModel:
                 self.pool.submit(self.answer, sender, ticket, job, steps.arrays(request, INPUTS))
             except Exception as error:
                 ledger.release(ticket)
-                steps.send_last(sender, steps.failure(error, "decode"))
+                steps.send_last(sender, steps.failure(error, "decode", request.request_id()))
         return [None] * len(requests)
 
     def answer(self, sender, ticket, job, inputs):
@@ -44,7 +44,7 @@ class TritonPythonModel:
             last = steps.response(outputs, job.wanted)
         except Exception as error:
             ledger.release(ticket)
-            last = steps.failure(error, "decode")
+            last = steps.failure(error, "decode", job.request_id)
         steps.send_last(sender, last)
 
     def finalize(self):

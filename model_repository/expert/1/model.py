@@ -26,7 +26,7 @@ class TritonPythonModel:
 
     def answer(self, inputs, job):
         ledger.check(ledger.as_ticket(inputs.get("ticket")))
-        outputs = self.expert.answer(inputs, partial(steps.call, request_id=job.request_id), job.options)
+        outputs = self.expert.answer(inputs, partial(steps.call, **job.named), job.options)
         return outputs | {"expert_clock": steps.clock(job.start_ns)}
 
     def finalize(self):

@@ -19,7 +19,7 @@ class TritonPythonModel:
     def execute(self, requests):
         for request in requests:
             wanted = frozenset(request.requested_output_names())
-            outlet = stream.Outlet(request.get_response_sender(), wanted)
+            outlet = stream.Outlet(request.get_response_sender(), wanted, request.request_id())
             try:
                 if len(self.watcher) >= IN_FLIGHT_LIMIT:
                     raise queue_full(IN_FLIGHT_LIMIT)

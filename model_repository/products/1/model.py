@@ -26,7 +26,7 @@ class TritonPythonModel:
         return steps.answer_later(self.pool, requests, INPUTS, self.answer, "products")
 
     def answer(self, inputs, job):
-        report = self.products.answer(inputs, partial(steps.call, request_id=job.request_id), job.options.augment)
+        report = self.products.answer(inputs, partial(steps.call, **job.named), job.options.augment)
         return {"REPORT": steps.string(json.dumps(report))}
 
     def finalize(self):

@@ -71,7 +71,11 @@ containers:
     image: {{ include "sightline.image" (list .Values.image .Chart.AppVersion) }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     args: {{ include "sightline.arguments" . | fromJsonArray | toJson }}
-    env: {{- include "sightline.environment" . | nindent 6 }}
+    env:
+      {{- include "sightline.environment" . | nindent 6 }}
+      {{- if .Values.audit.enabled }}
+      - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+      {{- end }}
     ports:
       - {name: {{ if .Values.kserve.enabled }}h2c{{ else }}grpc{{ end }}, containerPort: 8001, protocol: TCP}
       {{- if and (include "sightline.http" .) (not .Values.kserve.enabled) }}
@@ -106,6 +110,9 @@ containers:
       - {name: products, mountPath: /products}
       - {name: shared-memory, mountPath: /dev/shm}
       - {name: temporary, mountPath: /tmp}
+      {{- if .Values.audit.enabled }}
+      - {name: audit, mountPath: /audit}
+      {{- end }}
       {{- if .Values.tls.enabled }}
       - {name: tls, mountPath: /tls, readOnly: true}
       {{- end }}
@@ -116,6 +123,14 @@ volumes:
     emptyDir: {medium: Memory, sizeLimit: {{ .Values.sharedMemory }}}
   - name: temporary
     emptyDir: {sizeLimit: {{ .Values.temporary }}}
+  {{- if .Values.audit.enabled }}
+  - name: audit
+    {{- if .Values.audit.claim }}
+    persistentVolumeClaim: {claimName: {{ .Values.audit.claim }}}
+    {{- else }}
+    emptyDir: {sizeLimit: {{ .Values.audit.size }}}
+    {{- end }}
+  {{- end }}
   {{- if eq .Values.artefacts.source "volume" }}
   - name: repository
     {{- if .Values.artefacts.cache.claim }}
@@ -164,7 +179,8 @@ capabilities: {drop: [ALL]}
 {{- if eq .Values.artefacts.source "volume" }}{{ $line = concat $line (list "--repository" (printf "/models/%s" .Values.artefacts.cache.folder)) }}{{ end }}
 {{- with .Values.config }}{{ $line = concat $line (list "--config" .) }}{{ end }}
 {{- $line = concat $line (list "--start-seconds" (toString .Values.probes.startSeconds) "--exit-seconds" (toString .Values.server.exitSeconds) "--canary-seconds" (toString .Values.server.canarySeconds)) }}
-{{- $line = concat $line (list "--cache-bytes" (int64 .Values.server.cacheBytes | toString)) }}
+{{- $line = concat $line (list "--cache-bytes" (int64 .Values.server.cacheBytes | toString) "--log-format" .Values.server.logFormat) }}
+{{- if .Values.audit.enabled }}{{ $line = concat $line (list "--audit" "/audit/$(POD_NAME).jsonl") }}{{ end }}
 {{- if .Values.server.verbose }}{{ $line = append $line "--verbose" }}{{ end }}
 {{- if .Values.tls.enabled }}
 {{- $line = concat $line (list "--tls-certificate" "/tls/tls.crt" "--tls-key" "/tls/tls.key") }}
