@@ -56,6 +56,8 @@ def test_a_picture_may_be_inspected_and_enrolled_in_any_order(talking):
         assert talking.inspect(first.path, box=box).text
         talking.enroll("seen", [first.path, second.path], box=box)
         assert talking.inspect(second.path, box=box).text and talking.inspect(first.path, product="seen", box=box).experts
+        assert talking.segment(GOOD[6].path, box=box).mask.any() and talking.inspect(GOOD[6].path, box=box).text
+        assert [event.report for event in talking.stream(GOOD[6].path, box=box) if isinstance(event, sightline.Complete)]
     talking.remove("seen")
 
 
