@@ -43,11 +43,11 @@ class Scheduler:
         self.preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
-        """At the end; a sentence whose picture was looked at goes before all looks that have not begun: it came before them, what it
-        needs is still in the cache, and when it has ended a place at the server's door is free."""
-        first = (i for i, other in enumerate(self.waiting) if other.request.look and not other.table)
-        looked_at = sequence.request.verdict is not None
-        self.waiting.insert(next(first, len(self.waiting)) if looked_at else len(self.waiting), sequence)
+        """Before those who were admitted to the server later and have not begun: a request may come here twice, to look and to explain.
+        Without a ticket it goes to the end."""
+        admitted = sequence.request.ticket[0]  # numbers grow
+        later = (i for i, other in enumerate(self.waiting) if not other.table and other.request.ticket[0] > admitted > 0)
+        self.waiting.insert(next(later, len(self.waiting)), sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, wherever it is, and take its pages back."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from sightline_ensemble import artefacts, machines, plans
-from sightline_ensemble.contract import MODELS
+from sightline_ensemble.contract import IN_FLIGHT_LIMIT, MODELS
 from sightline_ensemble.serve import drain, processes
 from sightline_ensemble.serve.log import Log
 from sightline_ensemble.serve.outside import Outside
@@ -172,6 +172,8 @@ def command(settings: Settings, triton: Triton, run: str) -> list[str]:
     line += [f"--grpc-address={host}", f"--http-address={settings.outside.http_host(host)}", f"--metrics-address={host}"]
     line += settings.outside.arguments(wheel=triton.wheel is not None)
     line += [f"--backend-config=python,shm-region-prefix-name={run}_", f"--log-info={str(settings.verbose).lower()}"]
+    # A step's calls of other models: beyond its pool (32 by default) they wait in no order, and some for ever.
+    line.append(f"--backend-config=python,thread-pool-size={IN_FLIGHT_LIMIT}")
     if settings.config:
         line.append(f"--model-config-name={settings.config}")
     if settings.config == "cpu":

@@ -11,9 +11,9 @@ from sightline_ensemble.lisa.sequence import Request, Sequence
 CHUNK = 32
 
 
-def sequence(prompt: int, first: int = 0, look: bool = False, verdict: bool | None = None) -> Sequence:
-    """`first`: its first token; prompts with the same share their pages."""
-    request = Request(np.zeros((0, 8), np.float32), "", look=look, verdict=verdict)
+def sequence(prompt: int, first: int = 0, admitted: int = -1) -> Sequence:
+    """`first`: its first token; prompts with the same share their pages. `admitted`: the ticket's number."""
+    request = Request(np.zeros((0, 8), np.float32), "", ticket=(admitted, 0))
     return Sequence(request, lambda event: None, [first, *range(1, prompt)], prompt, 512, b"", 0)
 
 
@@ -71,16 +71,16 @@ def test_a_long_prompt_gets_every_other_chunk_however_many_short_ones_come():
     assert long.answer and chunks == [True, False] * 4 + [True]
 
 
-def test_a_sentence_goes_before_looks_that_have_not_begun_and_before_nothing_else():
-    of, whole, begun, look = scheduler(), sequence(5, 1), sequence(3 * CHUNK, 2, look=True), sequence(5, 3, look=True)
+def test_who_was_admitted_first_goes_first_but_not_before_who_has_begun():
+    of, begun = scheduler(), sequence(3 * CHUNK, 1, admitted=9)
     of.add(begun)
     steps(of, 1)
-    of.add(whole)
-    of.add(look)
-    of.add(one := sequence(5, 4, verdict=True))
-    of.add(later := sequence(5, 5, look=True))
-    of.add(two := sequence(5, 6, verdict=False))
-    assert list(of.waiting) == [begun, whole, one, two, look, later]
+    of.add(nobodys := sequence(5, 2))
+    of.add(look := sequence(5, 3, admitted=5))
+    of.add(sentence := sequence(5, 4, admitted=3))
+    of.add(later := sequence(5, 5, admitted=7))
+    of.add(other := sequence(5, 6))
+    assert list(of.waiting) == [begun, nobodys, sentence, look, later, other]
 
 
 def test_a_prefill_is_alone_and_alone_chunks_follow_each_other():
