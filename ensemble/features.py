@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from . import cutout
-from .contract import PART_SIDE
+from .contract import MODELS, PART_SIDE
 from .intake import sam_prompt
 from .picture import clip_box, crop, sam_pixels, sam_size, window_of
 
@@ -28,9 +28,10 @@ def part_of(image: Image.Image, box: np.ndarray | None, side: int, call: Call, n
     part_box = clip_box(box, image.height, image.width, name)[None]
     window = window_of(part_box, image.height, image.width)
     resized = np.array([sam_size(image.height, image.width, side)], np.int32)
-    embedding = call("sam_encoder", {"sam_pixels": sam_pixels(image, side), "resized_size": resized}, ["image_embedding"])
+    encoded = call("sam_encoder", {"sam_pixels": sam_pixels(image, side), "resized_size": resized}, _all_of("sam_encoder"))
+    embedding = {"image_embedding": encoded["image_embedding"]}  # the cache may hold more than was asked for: the step's clock
     nothing = np.zeros((0, 3), np.float32)
-    found = call("sam_decoder", embedding | sam_prompt(part_box, nothing, image.height, image.width, side), ["low_res_masks"])
+    found = call("sam_decoder", embedding | sam_prompt(part_box, nothing, image.height, image.width, side), _all_of("sam_decoder"))
     pixels = crop(image, window, PART_SIDE)
     size = tuple(resized[0].tolist())
     mask = cutout.part_mask(found["low_res_masks"][0, 0], size, (image.height, image.width), window, pixels.shape[:2])
@@ -39,8 +40,14 @@ def part_of(image: Image.Image, box: np.ndarray | None, side: int, call: Call, n
 
 def patches_of(part: np.ndarray, dims: Mapping[str, Any], call: Call) -> np.ndarray:
     """float32 [P, D] of a part, uint8 [h, w, 3]."""
-    found = call("vision_encoder", {"vision_pixels": cutout.vision_pixels(part, dims)}, ["patch_features"])
+    found = call("vision_encoder", {"vision_pixels": cutout.vision_pixels(part, dims)}, _all_of("vision_encoder"))
     return found["patch_features"][0]
+
+
+def _all_of(model: str) -> list[str]:
+    """Every output, also those not needed here: Triton's response cache keeps what was asked for, and gives it to whoever comes next
+    with the same inputs, so that an inspection of this picture would find no picture tokens."""
+    return [tensor.name for tensor in MODELS[model].outputs]
 
 
 def turned_copies(part: np.ndarray, augment: str) -> list[np.ndarray]:

@@ -50,6 +50,15 @@ def test_a_later_question_does_not_compute_the_picture_again(talking):
     assert other.timings_ms["sam_encoder"] > 5 and not np.array_equal(other.mask, first.mask)
 
 
+def test_a_picture_may_be_inspected_and_enrolled_in_any_order(talking):
+    """Enrolling computes some of what an inspection needs: Triton's cache must not keep just that, nor hand on more than was asked."""
+    for box, first, second in ((None, *GOOD[2:4]), ([20, 20, 280, 280], *GOOD[4:6])):
+        assert talking.inspect(first.path, box=box).text
+        talking.enroll("seen", [first.path, second.path], box=box)
+        assert talking.inspect(second.path, box=box).text and talking.inspect(first.path, product="seen", box=box).experts
+    talking.remove("seen")
+
+
 def test_the_sentence_names_the_places_of_the_masks(talking):
     for cell in BAD[3:9]:
         report = talking.inspect(cell.path)
