@@ -33,63 +33,73 @@ class Page:
             self._products()
 
     def _header(self) -> None:
-        with gr.Row(equal_height=True):
-            gr.Markdown("# Sightline", elem_id="title")
-            setup = self.plant.setup
-            self.url = gr.Textbox(setup.url, label="Server", visible=setup.any_server, elem_id="url", max_lines=1, scale=0, min_width=260)
-            self.part["server"] = gr.HTML(elem_id="server")
+        setup = self.plant.setup
+        with gr.Row(equal_height=True, elem_id="header"):
+            gr.HTML("<h1>Sightline</h1>", elem_id="title", padding=False)
+            self.part["server"] = gr.HTML(elem_id="server", padding=False)
+            self.url = gr.Textbox(
+                setup.url, label="Server", info=None, visible=setup.any_server, elem_id="url", max_lines=1, scale=0, min_width=240,
+                show_label=False, container=False, placeholder="HOST:PORT of the server, then Enter",
+            )  # fmt: skip
 
     def _input(self) -> None:
         part = self.part
-        part["upload"] = gr.File(label="Picture of a part: drop it here", height=110, elem_id="upload")
+        part["upload"] = gr.File(label="Picture of a part", height=110, elem_id="upload")
         if self.plant.samples:
             thumbs = [(pictures.opened(path.name, path.read_bytes()).seen, path.stem) for path in self.plant.samples]
             self.samples = gr.Gallery(
-                [pair for pair in thumbs if pair[0] is not None], label="Or one of these", columns=8, height=132, allow_preview=False,
-                object_fit="cover", buttons=[], elem_id="samples", interactive=False,
+                [seen for seen, _ in thumbs if seen is not None], show_label=False, allow_preview=False, object_fit="cover", buttons=[],
+                height="auto", elem_id="samples", interactive=False,
             )  # fmt: skip
-        part["view"] = gr.Image(label="The part", interactive=False, buttons=[], format="png", height=380, elem_id="view")
-        part["hint"] = gr.HTML(words.note(words.HINT), elem_id="hint")
+        part["view"] = gr.Image(label="The part", interactive=False, buttons=[], format="png", height=340, elem_id="view")
+        part["hint"] = gr.HTML(words.note(words.HINT), elem_id="hint", padding=False)
         with gr.Row(equal_height=True):
-            part["box"] = gr.Textbox(label="Box: left, top, right, bottom in pixels", elem_id="box", max_lines=1, scale=4)
+            part["box"] = gr.Textbox(
+                show_label=False,
+                container=False,
+                placeholder="Box: left, top, right, bottom in pixels",
+                elem_id="box",
+                max_lines=1,
+                scale=4,
+            )
             self.clear = gr.Button("Clear box", elem_id="clear", scale=1, min_width=110)
-        self.product = gr.Dropdown(
-            [("No product", "")],
-            value="",
-            label="Product",
-            elem_id="product",
-            allow_custom_value=True,
-            info="compare with its normal parts",
-        )
-        with gr.Accordion("Or compare with normal pictures of your own, this time only", open=False):
+        with gr.Row(equal_height=True):
+            self.product = gr.Dropdown(
+                [("No product", "")], value="", label="Product", elem_id="product", allow_custom_value=True, scale=2, min_width=130
+            )
+            self.prompt = gr.Textbox(
+                label="Question", placeholder="Any anomaly, where, and what?", elem_id="prompt", max_lines=3, scale=3, min_width=200,
+            )  # fmt: skip
+        with gr.Accordion("Compare with normal pictures of your own, this time only", open=False):
             self.references = gr.File(label="1 to 16 normal parts", file_count="multiple", height=120, elem_id="references")
-        self.prompt = gr.Textbox(label="Question", placeholder="Is there any anomaly, where, and what?", elem_id="prompt", max_lines=3)
         with gr.Row():
             self.go = gr.Button("Inspect", variant="primary", elem_id="inspect", scale=4)
             part["running"] = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
 
     def _output(self) -> None:
         part = self.part
-        part["banner"] = gr.HTML(words.EMPTY, elem_id="banner")
+        part["banner"] = gr.HTML(words.EMPTY, elem_id="banner", padding=False)
         part["result"] = gr.Image(
             label="Result", interactive=False, format="png", height=440, elem_id="result", buttons=["download", "fullscreen"]
         )
-        part["layer"] = gr.Radio(list(pictures.LAYERS), value=pictures.DEFECTS, label="Shown", elem_id="layer")
-        with gr.Accordion("Was the answer wrong?", open=True):
+        part["layer"] = gr.Radio(list(pictures.LAYERS), value=pictures.DEFECTS, show_label=False, container=False, elem_id="layer")
+        with gr.Column(elem_id="feedback"):
             with gr.Row():
                 self.operator = gr.Textbox(label="Operator", elem_id="operator", max_lines=1, min_width=120)
-                self.remark = gr.Textbox(label="Remark", elem_id="remark", max_lines=1, min_width=160)
+                self.remark = gr.Textbox(label="Was the answer wrong? Remark", elem_id="remark", max_lines=1, min_width=160, scale=2)
             with gr.Row():
                 part["alarm"] = gr.Button("False alarm", elem_id="alarm", interactive=False, min_width=120)
-                part["learn"] = gr.Button("False alarm: learn it as normal", elem_id="learn", interactive=False, min_width=220)
-                part["missed"] = gr.Button("Missed a defect", elem_id="missed", interactive=False, min_width=120)
-            part["effect"] = gr.HTML(elem_id="effect")
+                part["learn"] = gr.Button("False alarm: learn as normal", elem_id="learn", interactive=False, scale=2, min_width=220)
+                part["missed"] = gr.Button("Missed defect", elem_id="missed", interactive=False, min_width=120)
+        part["effect"] = gr.HTML(elem_id="effect", padding=False)
         part["chat"] = gr.Chatbot(
-            label="Further questions about this picture", height=240, elem_id="chat", render_markdown=False, feedback_options=None,
+            label="Further questions about this picture", height=220, elem_id="chat", render_markdown=False, feedback_options=None,
             buttons=[], allow_tags=False, latex_delimiters=[], placeholder="After the verdict, ask on.",
         )  # fmt: skip
         with gr.Row(equal_height=True):
-            part["question"] = gr.Textbox(show_label=False, placeholder="Where is it?", elem_id="question", max_lines=3, scale=5)
+            part["question"] = gr.Textbox(
+                show_label=False, container=False, placeholder="What could have caused it?", elem_id="question", max_lines=3, scale=5
+            )
             self.send = gr.Button("Ask", elem_id="ask", scale=1, min_width=90)
         with gr.Accordion("Report", open=False):
             part["report"] = gr.JSON(show_label=False, elem_id="report")
@@ -175,7 +185,7 @@ class Page:
                 shown[self.chosen] = gr.update(choices=value)
             else:
                 shown[self.part[name]] = gr.update(interactive=value) if name in SWITCHES else value
-        return shown
+        return shown or {self.part["hint"]: gr.skip()}  # Gradio takes no empty answer
 
 
 def build(plant: Plant) -> Any:
