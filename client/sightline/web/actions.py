@@ -99,6 +99,9 @@ def failed(session: Session, error: NotInspected) -> Update:
 
 
 def stopped(session: Session) -> Update:
+    """What was known before stays: the verdict, while a further question is being answered."""
+    if session.report is not None:
+        return {"running": False}
     return failed(session, Cancelled("stopped by the user"))
 
 
@@ -137,15 +140,16 @@ def ask(session: Session, question: str, turns: list[dict[str, str]]) -> Iterato
     if session.chat is None or session.report is None or not question:
         return
     talk = [*turns, {"role": "user", "content": question}, {"role": "assistant", "content": "…"}]
-    yield {"chat": talk, "question": ""}
+    yield {"chat": talk, "question": "", "running": True}
     text = ""
     try:
         for event in session.chat.stream(question):
             text = event.report.text if isinstance(event, Complete) else text + event.text
             yield {"chat": [*talk[:-1], {"role": "assistant", "content": text}]}
+        yield {"running": False}
     except NotInspected as error:
         told = f"! NOT ANSWERED · {type(error).__name__}: {error.message}"
-        yield {"chat": [*talk[:-1], {"role": "assistant", "content": told}], "question": question}
+        yield {"chat": [*talk[:-1], {"role": "assistant", "content": told}], "question": question, "running": False}
 
 
 def complain(plant: Plant, mistake: Mistake, session: Session, operator: str, remark: str) -> Update:
