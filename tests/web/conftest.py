@@ -49,17 +49,18 @@ def web(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]
     folder = tmp_path_factory.mktemp("web")
     made = (folder / "samples", folder / "feedback", folder / "witness")
     made[0].mkdir()
+    (folder / "tmp").mkdir()
     for cell in [*of("test", 1)[:2], *of("test", 0)[:2]]:
         (made[0] / Path(cell.name).name).symlink_to(cell.path)
     line = [sys.executable, str(Path(__file__).with_name("guarded.py")), str(made[2]), "web", "--url", address, "--port", "0"]
     line += ["--samples", str(made[0]), "--feedback", str(made[1])]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=os.environ | {"no_proxy": "*"}) as process:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(folder / "tmp")}) as process:
         assert process.stdout is not None
         found = re.search(r"http://\S+", process.stdout.readline())
         assert found, "the page did not start"
         yield Web(found[0], address, made[1], made[2])
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        assert process.wait(20) == 0 and not list((folder / "tmp").glob("sightline-web-*")), "its users' pictures go with the page"
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ class User:
         return {name: self.page.locator(f"#{name}").is_enabled() for name in ("alarm", "learn", "missed")}
 
     def give(self, picture: Path) -> None:
-        self._upload("#upload", [picture])
+        self.page.set_input_files("#upload input[type=file]", picture)
         self.see("#banner", f"{picture.name}: ready")
 
     def inspect(self, product: str = "") -> str:
@@ -96,7 +96,8 @@ class User:
     def enroll(self, name: str, pictures: Sequence[Path], description: str) -> None:
         self.tab("Products")
         self.page.fill("#name input, #name textarea", name)
-        self._upload("#good", pictures)
+        self.page.set_input_files("#good input[type=file]", list(pictures))
+        self.see("#good", pictures[-1].stem)
         self.page.fill("#description textarea", description)
         self.page.click("#enroll")
         self.see("#outcome", f"{name} is enrolled from {len(pictures)} pictures")
@@ -107,7 +108,3 @@ class User:
     def shoot(self, name: str, **how: Any) -> None:
         self.page.mouse.move(2, 2)
         self.page.screenshot(path=self.shots / f"{name}.png", **how)
-
-    def _upload(self, place: str, pictures: Sequence[Path]) -> None:
-        self.page.set_input_files(f"{place} input[type=file]", list(pictures))
-        self.see(place, pictures[-1].stem)

@@ -23,18 +23,13 @@ NOTHING: Update = {
 ALIKE = "Choose a product, and no box or pictures of your own: a product learns a picture as it inspects it."
 
 
-def take(path: str | Path | None) -> Update:
-    """Another picture: nothing of the answer before it stays on the page."""
-    if path is None:
-        return {**NOTHING, "session": Session(), "view": None, "box": "", "hint": words.note(words.HINT)}
+def take(path: str | Path) -> Update:
+    """Another picture: nothing of the answer before it stays on the page. The place to drop one is free again."""
     session = pictures.opened(Path(path).name, Path(path).read_bytes())
     hint = words.HINT if session.seen is not None else "This file cannot be shown here; the server will say what it is."
     told = words.note(f"{session.name}: ready to be inspected.")
-    return {**NOTHING, "session": session, "view": session.seen, "box": "", "hint": words.note(hint), "banner": told}
-
-
-def sample(plant: Plant, index: int) -> Update:
-    return {**take(plant.samples[index]), "upload": None}
+    empty: Update = {**NOTHING, "session": session, "upload": None, "box": ""}
+    return {**empty, "view": session.seen, "hint": words.note(hint), "banner": told}
 
 
 def click(session: Session, x: float, y: float) -> Update:
@@ -152,6 +147,13 @@ def ask(session: Session, question: str, turns: list[dict[str, str]]) -> Iterato
         yield {"chat": [*talk[:-1], {"role": "assistant", "content": told}], "question": question, "running": False}
 
 
+def forget(session: Session) -> Update:
+    """The further questions are gone from the page, and from what the server is told; the first answer stays."""
+    if session.chat is not None:
+        del session.chat.history[2:]
+    return {"chat": []}
+
+
 def complain(plant: Plant, mistake: Mistake, session: Session, operator: str, remark: str) -> Update:
     """Keeps the answer as wrong, with picture and hashes."""
     if session.report is None or session.mark is not None:
@@ -182,7 +184,7 @@ def learn(plant: Plant, url: str, session: Session, operator: str, remark: str, 
         return
     chat = client.chat(session.picture, product=session.product)
     shown = answered(replace(session, report=effect.after, chat=chat), layer)
-    yield {**shown, "chat": [], "alarm": False, "missed": False, "effect": words.effect(effect, session.product)}
+    yield {**shown, "chat": [], "alarm": False, "learn": False, "missed": False, "effect": words.effect(effect, session.product)}
 
 
 def connect(plant: Plant, url: str) -> Update:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
 import tempfile
 from typing import Any
 
@@ -57,6 +59,7 @@ def made(setup: Setup) -> Any:
 
 def serve(setup: Setup) -> None:
     """Until Ctrl-C or SIGTERM. Pictures that users give lie in a folder of their own and go with the page."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn sends itself the signal again when it has ended
     family = socket.AF_INET6 if ":" in setup.host else socket.AF_INET
     with (
         socket.create_server((setup.host, setup.port), family=family) as listening,  # before all else: a port may be taken

@@ -127,10 +127,10 @@ class Page:
         inspect = self._event(self._stream(partial(actions.inspect, plant)), asked)
         ask = self._event(self._stream(actions.ask), [session, part["question"], part["chat"]])
         running = [self.go.click(**inspect), self.prompt.submit(**inspect), self.send.click(**ask), part["question"].submit(**ask)]
+        part["chat"].clear(**self._event(self._once(actions.forget), [session]), cancels=running)
         part["running"].click(**self._event(self._once(actions.stopped), [session]), cancels=running)
 
         part["upload"].upload(**self._event(self._once(actions.take), [part["upload"]]), cancels=running)
-        part["upload"].clear(**self._event(self._once(partial(actions.take, None)), []), cancels=running)
         if plant.samples:
             self.samples.select(**self._event(self._sample, []), cancels=running)
         part["view"].select(**self._event(self._click, [session]))
@@ -161,7 +161,7 @@ class Page:
         return self._shown(actions.click(session, *at.index))
 
     def _sample(self, at: gr.SelectData) -> dict[Any, Any]:
-        return self._shown(actions.sample(self.plant, at.index))
+        return self._shown(actions.take(self.plant.samples[at.index]))
 
     def _once(self, action: Callable[..., Update]) -> Callable[..., dict[Any, Any]]:
         return lambda *given: self._shown(action(*given))

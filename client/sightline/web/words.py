@@ -55,7 +55,11 @@ def failure(error: NotInspected) -> str:
 def effect(learnt: Effect, product: str) -> str:
     """Old and new answer about the same picture, side by side."""
     before, after = (f'<span class="chip {r.verdict}">{_symbol(r)} {r.verdict.upper()} {r.score_text}</span>' for r in _both(learnt))
-    told = "The product has learnt it." if learnt.cured or not learnt.before.anomaly else "One picture was not enough: it is still one."
+    told = (
+        "The product has learnt it."
+        if learnt.cured or not learnt.before.anomaly
+        else "One picture more was not enough: it is still called an anomaly."
+    )
     count = f"{escape(product)} now compares with {learnt.images} normal pictures. {told}"
     return f'<div class="note effect" role="status">{before} <span aria-label="becomes">→</span> {after}<br>{count}</div>'
 
