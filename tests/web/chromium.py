@@ -26,9 +26,8 @@ PRESENT = ("libc6", "xdg-utils", "x11-utils")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>{root}/usr/share/fonts</dir><cachedir>{root}/fontcache</cachedir>
-<alias><family>sans-serif</family><prefer><family>Liberation Sans</family><family>DejaVu Sans</family></prefer></alias>
-<alias><family>system-ui</family><prefer><family>Liberation Sans</family></prefer></alias>
-<alias><family>monospace</family><prefer><family>Liberation Mono</family></prefer></alias></fontconfig>
+<match target="pattern"><edit name="family" mode="append_last"><string>Liberation Sans</string></edit></match>
+</fontconfig>
 """
 
 
