@@ -5,6 +5,7 @@ Exit 0 only where every step ran on its own artefacts, at least seven verdicts a
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
@@ -44,7 +45,7 @@ GOOD = 16  # normal cells of the training part from which the product is enrolle
 
 def main() -> int:
     console = Console(soft_wrap=True, highlight=False)
-    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "cells").mkdir(parents=True, exist_ok=True)
     by_name = {cell.name: cell for cell in cells("test")}
     console.print("starting tritonserver …")
     with tempfile.TemporaryDirectory() as products:
@@ -74,6 +75,7 @@ def inspections(client: sightline.Client, chosen: list[Cell], console: Console) 
         right += correct
         tell(console, cell, report, f"label {known}" + ("" if correct else "  [bold yellow]wrong[/]"))
         draw.overlay(cell.path, report).save(OUT / f"{Path(cell.name).stem}_overlay.png")
+        shutil.copy(cell.path, OUT / "cells")  # samples for `sightline web`
         tiles.append(Tile(sightline.pictures.to_rgb(cell.path), report, known))
         problems += [f"{cell.name}: {what}" for what in ran(report)]
     sheet(tiles).quantize(128).save(OUT / "sheet.png", optimize=True)

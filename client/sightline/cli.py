@@ -14,6 +14,7 @@ from rich.console import Console
 from . import Client, Complete, InvalidInput, NotInspected, Report, ServerFault, Unreachable, __version__, batch, chat, show
 from .draw import overlay
 from .line import command as line
+from .web import command as web
 
 NORMAL, ANOMALY, NOT_INSPECTED = 0, 1, 2
 EXIT_CODES = "exit code: 0 all normal, 1 an anomaly was found, 2 a picture was not inspected (2 goes before 1)"
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--remove", metavar="NAME", help="forget a product")
     products.add_argument("--json", action="store_true", help="print the server's answer as JSON")
     line.add(commands, _command)
+    web.add(commands, _command)
     return root
 
 

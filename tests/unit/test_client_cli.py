@@ -67,7 +67,15 @@ def test_no_server_is_exit_code_2_and_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["inspect"], ["inspect", "x", "--box", "1,2,3"], ["batch", "x"], ["web"], ["batch", "x", "--out", "y", "--concurrency", "0"]],
+    [
+        [],
+        ["inspect"],
+        ["inspect", "x", "--box", "1,2,3"],
+        ["batch", "x"],
+        ["weeb"],
+        ["web", "--port", "x"],
+        ["batch", "x", "--out", "y", "--concurrency", "0"],
+    ],
 )
 def test_wrong_use_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -1,0 +1,55 @@
+"""What one started page has: its settings, connections by address, and the operators' feedback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from ..client import Client
+from ..feedback import Feedback
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """As the command line has it. `users`: inspections at a time; `samples`: a folder of pictures to try."""
+
+    url: str = "localhost:8001"
+    host: str = "127.0.0.1"
+    port: int = 7860
+    timeout: float = 60.0
+    feedback: Path = Path("feedback")
+    samples: Path | None = None
+    users: int = 8
+
+    @property
+    def any_server(self) -> bool:
+        """Whether a user may name another server: only on a page for this machine, or the page would be a way into its network."""
+        return self.host in LOOPBACK
+
+
+@dataclass(frozen=True)
+class Plant:
+    """Shared by all users of the page; what belongs to one of them is a `Session`."""
+
+    setup: Setup
+    samples: tuple[Path, ...] = ()
+    feedback: Feedback = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "feedback", Feedback(self.setup.feedback))
+
+    def client(self, url: str) -> Client:
+        return _client((url or "").strip() or self.setup.url if self.setup.any_server else self.setup.url, self.setup.timeout)
+
+
+@lru_cache(maxsize=8)  # a client may be shared between threads; one that falls out ends with its last request
+def _client(url: str, timeout: float) -> Client:
+    return Client(url, timeout=timeout)
+
+
+def find_samples(folder: Path, most: int = 24) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)[:most])
