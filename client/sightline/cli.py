@@ -106,7 +106,6 @@ def parser() -> argparse.ArgumentParser:
     enroll.add_argument("--description", metavar="TEXT", help="what the product is, told to the language model")
     enroll.add_argument("--prompt", metavar="TEXT", help="the question asked for this product")
     enroll.add_argument("--box", type=box, metavar="X0,Y0,X1,Y1", help="the part inside each picture, in pixels")
-
     enroll.add_argument("--feedback", type=Path, metavar="DIR", help="keep the pictures there: then the product can learn a false alarm")
     enroll.add_argument("--json", action="store_true", help="print the server's answer as JSON")
 

@@ -37,7 +37,7 @@ def test_two_pictures_of_one_name_have_two_overlays(server, tmp_path):
     (tmp_path / "a").mkdir()
     images = [save(tmp_path / "a" / "x.png"), save(tmp_path / "x.png")]
     assert main(["inspect", *images, "--url", server.url, "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "x_overlay.png").exists() and (tmp_path / "x_overlay_2.png").exists()
+    assert (tmp_path / "x_overlay.png").exists() and (tmp_path / "x_2_overlay.png").exists()
 
 
 def test_what_was_not_inspected_is_exit_code_2_and_no_verdict(server, tmp_path, capsys):
