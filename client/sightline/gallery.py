@@ -1,7 +1,7 @@
 """What a batch found as one HTML page: the counts, the anomalies with their overlays, what was not inspected and why.
 
 The overlays are inside the page as JPEG: one file can be mailed and kept, and no folder gets lost beside it. 1,000 of them are about
-15 MB, which a browser opens at once because it decodes only what is seen; beyond MOST the page would not stay usable.
+16 MB, which a browser opens at once because it decodes only what is seen; beyond MOST the page would not stay usable.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _line(picture: Path, page: Path, words: str) -> str:
 
 def _card(picture: Path, report: Report, page: Path, with_overlay: bool) -> str:
     places = ", ".join(report.locations)
-    head = f'<b class="anomaly">✗ {report.score_text}</b> {escape(places)}'
+    head = f'<b class="anomaly">✗ score {report.score_text}</b> {escape(places)}'
     shown = _overlay(picture, report, f"{picture.name}: {places}") if with_overlay else ""
     caption = f"<figcaption>{head}<p>{escape(report.text)}</p>{_name(picture)}</figcaption>"
     return f"<figure>{_link(picture, page, shown)}{caption}</figure>\n"

@@ -180,12 +180,9 @@ def summarised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     fake = FakeTriton(unkind)
     monkeypatch.chdir(tmp_path)
-    picture(Path("in") / "good.png"), picture(Path("in") / "a.png", b"bad"), picture(Path("in") / f"{EVIL[:-1]}.png", b"bad worse")
-    (
-        picture(Path("in") / "javascript:alert(1).png", b"bad"),
-        picture(Path("in") / "@c.png", b"broken"),
-        picture(Path("in") / "gone.png", b"bad"),
-    )
+    marks = {"good": b"", "a": b"bad", EVIL[:-1]: b"bad worse", "javascript:alert(1)": b"bad", "broken": b"broken", "gone": b"bad"}
+    for name, mark in marks.items():
+        picture(Path("in") / f"{name}.png", mark)
     shown = gallery.thumbnail
 
     def draws(path: Path, *arguments: object) -> object:
@@ -216,7 +213,7 @@ def summarised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_page_counts_shows_and_links(summarised: Path) -> None:
     page = Page((summarised / "page.html").read_text())
     assert page.open == []
-    for words in ("4anomalous", "1normal", "1NOT INSPECTED", "InvalidInput: IMAGE:", "no overlay:", "score 0.08", "0.97 top left"):
+    for words in ("4anomalous", "1normal", "1NOT INSPECTED", "InvalidInput: IMAGE:", "no overlay:", "score 0.08", "✗ score 0.97 top left"):
         assert words in page.text
     assert page.text.index("0.97") < page.text.index("0.61")
     images = page.all("img")

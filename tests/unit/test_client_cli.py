@@ -67,7 +67,15 @@ def test_no_server_is_exit_code_2_and_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["inspect"], ["inspect", "x", "--box", "1,2,3"], ["batch", "x"], ["web"], ["batch", "x", "--out", "y", "--concurrency", "0"]],
+    [
+        [],
+        ["inspect"],
+        ["inspect", "x", "--box", "1,2,3"],
+        ["segment", "x", "--out", "y", "--point", "1,2"],
+        ["batch", "x"],
+        ["web"],
+        ["batch", "x", "--out", "y", "--concurrency", "0"],
+    ],
 )
 def test_wrong_use_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -129,3 +137,38 @@ def test_chat_remembers(server, tmp_path, monkeypatch, capsys):
     assert "PROMPT" not in first and "HISTORY" not in first and second["PROMPT"] == [b"Why?"]
     assert [turn["role"] for turn in json.loads(second["HISTORY"][0])] == ["user", "assistant"]
     assert "Yes, there is a crack." in capsys.readouterr().out
+
+
+def test_json_of_answers_that_are_no_verdicts(server, tmp_path, monkeypatch, capsys):
+    good = save(tmp_path / "good.png")
+    assert main(["enroll", "cell", good, "--json", "--url", server.url]) == 0
+    assert json.loads(capsys.readouterr().out)["products"] == [{"name": "cell", "images": 3}]
+    questions = iter(["", "Why?", "/new", "Where?"])
+    monkeypatch.setattr("builtins.input", lambda *_: next(questions, "/quit"))
+    assert main(["chat", good, "--json", "--url", server.url]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["question"] for line in said] == ["", "Why?", "Where?"] and all(line["verdict"] == "normal" for line in said)
+    assert len(json.loads(server.calls[2].inputs["HISTORY"][0])) == 2 and "HISTORY" not in server.calls[3].inputs
+
+
+def test_reports_name_their_request(server, tmp_path, capsys):
+    main(["inspect", save(tmp_path / "good.png"), save(tmp_path / "broken.png", b"broken"), "--json", "--url", server.url])
+    good, bad = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [good["request_id"], bad["error"]["request_id"]] == [call.id for call in server.calls]
+
+
+def test_segment_writes_the_cut_out_and_the_mask(server, tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    images = [save(tmp_path / "x.png"), save(tmp_path / "a" / "x.png"), str(tmp_path / "absent.png")]
+    command = ["segment", *images, "--box", "1,2,30,20", "--point", "9,4,1", "--point", "35,25,0", "--out", str(tmp_path / "out")]
+    assert main([*command, "--url", server.url, "--json"]) == 2
+    first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["iou"], first["area"], first["box"], first["size"]) == (pytest.approx(0.98), 48, [4, 3, 20, 6], [30, 40])
+    mask = Image.open(first["mask"])
+    assert mask.size == (40, 30) and set(mask.tobytes()) == {0, 255} and mask.getbbox() == (4, 3, 20, 6)
+    assert (tmp_path / "out" / "x_2_cutout.png").read_bytes() == b"\x89PNG" and second["cutout"].endswith("x_2_cutout.png")
+    assert third["error"]["type"] == "InvalidInput"
+    asked = server.calls[0].inputs
+    assert asked["BOX"].tolist() == [1, 2, 30, 20] and asked["POINTS"].tolist() == [[9, 4, 1], [35, 25, 0]]
+    assert main([*command[:2], *command[4:], "--url", server.url]) == 0
+    assert "IoU 0.98" in capsys.readouterr().out
