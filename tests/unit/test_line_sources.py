@@ -77,6 +77,20 @@ def test_a_folder_is_not_taken_again_after_a_restart_and_may_be_emptied(tmp_path
     store.close()
 
 
+def test_a_folder_that_is_taken_once_ends(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / f"{number}.png", b"x", number)
+    folder = Folder(tmp_path, once=True, known=lambda key: key.startswith("1.png"))  # of an earlier run
+    folder.open()
+    assert folder.take() is None  # the first look
+    names: list[str] = []
+    with pytest.raises(EndOfSource):
+        while True:
+            if shot := folder.take():
+                names.append(shot.name)
+    assert names == ["0.png", "2.png"]
+
+
 @contextlib.contextmanager
 def camera_server(answers: list[bytes | None]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
