@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from . import show
 from .client import Client
 from .errors import InvalidInput, NotInspected, Unreachable
 from .report import Report
+from .signals import stopped_by_signals
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 PATIENCE_S = 45.0  # longer than a supervised restart of the server takes
@@ -40,6 +42,10 @@ class Outcome:
     anomaly: int = 0
     failed: int = 0
 
+    @property
+    def count(self) -> int:
+        return self.normal + self.anomaly + self.failed
+
     def add(self, verdict: str | None) -> Outcome:
         return Outcome(self.normal + (verdict == "normal"), self.anomaly + (verdict == "anomaly"), self.failed + (verdict is None))
 
@@ -52,8 +58,20 @@ def find(folder: Path) -> list[Picture]:
     return [Picture(path, {"bytes": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}) for path in paths]
 
 
-def run(client: Client, pictures: list[Picture], out: Path, options: dict[str, Any], concurrency: int, progress: Progress) -> Outcome:
-    """Inspects what `out` does not hold yet. Unreachable ends the run; every other failure is a line with `error`."""
+def run(
+    client: Client,
+    pictures: list[Picture],
+    out: Path,
+    options: dict[str, Any],
+    concurrency: int,
+    progress: Progress,
+    told: Callable[[str], object] = lambda line: None,
+) -> Outcome:
+    """Inspects what `out` does not hold yet. Unreachable ends the run; every other failure is a line with `error`.
+
+    Ctrl-C and SIGTERM let the requests in flight end, so that none is made twice; then KeyboardInterrupt is raised. `told` hears
+    each line that is added.
+    """
     asked = fingerprint(options)
     done = resume(out, pictures, asked)
     outcome = Outcome()
@@ -61,13 +79,16 @@ def run(client: Client, pictures: list[Picture], out: Path, options: dict[str, A
         outcome = outcome.add(verdict)
     task = progress.add_task("inspecting", total=len(pictures), completed=len(done), found=_words(outcome))
     todo = (picture for picture in pictures if str(picture.path) not in done)
-    with out.open("a", encoding="utf-8") as lines:
-        for picture, answer in _inspect_all(client, todo, options, concurrency):
+    stop = threading.Event()
+    with out.open("a", encoding="utf-8") as lines, stopped_by_signals(stop.set):
+        for picture, answer in _inspect_all(client, todo, options, concurrency, stop):
             outcome = outcome.add(answer.verdict if isinstance(answer, Report) else None)
-            _write(lines, picture, answer, asked)
+            told(_write(lines, picture, answer, asked))
             progress.update(task, advance=1, found=_words(outcome))
             if isinstance(answer, Unreachable):
                 raise answer
+    if outcome.count < len(pictures):
+        raise KeyboardInterrupt(f"{outcome.count} of {len(pictures)} pictures are done; run it again to go on")
     return outcome
 
 
@@ -84,7 +105,8 @@ def resume(out: Path, pictures: list[Picture], asked: dict[str, Any]) -> dict[st
     stamps = {str(picture.path): picture.stamp for picture in pictures}
     done: dict[str, str] = {}
     keep: list[str] = []
-    for line in out.read_text("utf-8").splitlines():
+    # A torn line may end inside a letter; splitlines() would also split at what only Unicode calls a line's end.
+    for line in out.read_text("utf-8", "replace").split("\n"):
         entry = _entry(line)
         name = entry.get("image")
         if entry.get("verdict") is None or name in done:
@@ -113,33 +135,34 @@ def _replace(out: Path, lines: list[str]) -> None:
     os.replace(draft, out)
 
 
-def _write(lines: TextIO, picture: Picture, answer: Report | NotInspected, asked: dict[str, Any]) -> None:
+def _write(lines: TextIO, picture: Picture, answer: Report | NotInspected, asked: dict[str, Any]) -> str:
     notes = {"file": picture.stamp, "asked": asked}
     name = str(picture.path)
     line = show.record(name, answer, **notes) if isinstance(answer, Report) else show.error_record(name, answer, **notes)
     lines.write(line + "\n")
     lines.flush()
+    return line
 
 
 def _inspect_all(
-    client: Client, pictures: Iterator[Picture], options: dict[str, Any], concurrency: int
+    client: Client, pictures: Iterator[Picture], options: dict[str, Any], concurrency: int, stop: threading.Event
 ) -> Iterator[tuple[Picture, Report | NotInspected]]:
-    """Answers as they come, never more than `concurrency` requests (and pictures in memory) at a time."""
-    with ThreadPoolExecutor(concurrency) as pool:
-        running: dict[Future[Report | NotInspected], Picture] = {}
-        try:
-            while True:
-                for picture in islice(pictures, concurrency - len(running)):
-                    running[pool.submit(_inspect, client, picture.path, options)] = picture
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    """Answers as they come, never more than `concurrency` requests (and pictures in memory) at a time; no new ones after `stop`."""
+    pool = ThreadPoolExecutor(concurrency)
+    running: dict[Future[Report | NotInspected], Picture] = {}
+    try:
+        while True:
+            for picture in islice(pictures, 0 if stop.is_set() else concurrency - len(running)):
+                running[pool.submit(_inspect, client, picture.path, options, stop)] = picture
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _inspect(client: Client, path: Path, options: dict[str, Any]) -> Report | NotInspected:
+def _inspect(client: Client, path: Path, options: dict[str, Any], stop: threading.Event) -> Report | NotInspected:
     """A full queue and a restarting server are waited for; every other failure is final."""
     pause, end = 0.2, time.monotonic() + PATIENCE_S
     while True:
@@ -148,7 +171,8 @@ def _inspect(client: Client, path: Path, options: dict[str, Any]) -> Report | No
         except NotInspected as error:
             if not error.transient or time.monotonic() + pause > end:
                 return error
-        time.sleep(pause * random.uniform(0.5, 1.0))
+            if stop.wait(pause * random.uniform(0.5, 1.0)):
+                return error
         pause = min(pause * 2, 4.0)
 
 

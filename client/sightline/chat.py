@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +12,42 @@ from rich.text import Text
 from . import show
 from .client import Client
 from .errors import NotInspected
-from .pictures import encode
-from .report import Complete, Piece, Report, Verdict
+from .report import Complete, Event, Piece, Report, Verdict
+from .session import Chat
 
-HISTORY_LIMIT = 32
 HELP = "Ask about the picture; an empty line asks for anomalies, /new forgets the dialogue, /quit or Ctrl-D ends it."
 
 
-def run(client: Client, image: str, options: dict[str, Any], console: Console) -> int:
+def run(client: Client, image: str, options: dict[str, Any], as_json: bool = False) -> int:
     """Reads questions from stdin until its end. Exit code 0, or 2 if the last question had no answer."""
-    picture = encode(image)
-    history: list[dict[str, str]] = []
+    dialogue, console = client.chat(image, **options), Console(stderr=as_json)
     code = 0
     console.print(HELP, style="dim", soft_wrap=True)
     while (question := _ask(console)) is not None:
         if question == "/new":
-            history.clear()
+            dialogue.forget()
             continue
         try:
-            report = answer(client, picture, Path(image).name, question, history, options, console)
+            _answer(dialogue, question, image, console, as_json)
+            code = 0
         except NotInspected as error:
             code = 2
-            console.print(show.error_line(Path(image).name, error), soft_wrap=True)
-            continue
-        code = 0
-        history += [{"role": "user", "content": question or report.prompt}, {"role": "assistant", "content": report.text}]
-        del history[:-HISTORY_LIMIT]
+            show.failure(console, image, error, as_json)
     return code
 
 
-def answer(
-    client: Client,
-    picture: bytes | str,
-    name: str,
-    question: str | None,
-    history: list[dict[str, str]],
-    options: dict[str, Any],
-    console: Console,
-) -> Report:
+def _answer(dialogue: Chat, question: str, image: str, console: Console, as_json: bool) -> None:
+    if as_json:
+        print(show.record(image, dialogue.ask(question or None), question=question), flush=True)
+    else:
+        written(dialogue.stream(question or None), Path(image).name, console)
+
+
+def written(events: Iterable[Event], name: str, console: Console) -> Report:
     """Prints the verdict when it is known and the sentence as it is written."""
     report: Report | None = None
-    asked = {**options, "prompt": question or None, "history": history or None}
     try:
-        for event in client.stream(picture, **asked):
+        for event in events:
             if isinstance(event, Verdict):
                 console.print(show.verdict_line(name, event.report), soft_wrap=True)
                 console.print(Text("  " + event.text), end="", soft_wrap=True)

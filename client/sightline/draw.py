@@ -26,9 +26,7 @@ RAMP = np.array([(10, 8, 45), (75, 15, 110), (150, 40, 115), (222, 75, 80), (252
 
 def overlay(picture: Picture, report: Report, heatmap: bool = True) -> Image.Image:
     """RGB picture with everything the report says. ValueError if `picture` has another size than the one inspected."""
-    image = to_rgb(picture)
-    if (image.height, image.width) != report.size:
-        raise ValueError(f"the picture is {image.height} x {image.width}, the report is about {report.size[0]} x {report.size[1]}")
+    image = _inspected(picture, report)
     scale = _scale(image.size)
     panels = [(marked(image, report, scale), _found(report))]
     if heatmap and report.heatmap is not None and report.experts:
@@ -36,6 +34,12 @@ def overlay(picture: Picture, report: Report, heatmap: bool = True) -> Image.Ima
     elif heatmap:  # without an expert its map is empty: the bare picture tells more
         panels.append((image.resize(_scaled(image.size, scale), Image.Resampling.LANCZOS), "as taken"))
     return _page(panels, report)
+
+
+def thumbnail(picture: Picture, report: Report, longest: int) -> Image.Image:
+    """Only the picture with its defects, `longest` pixels on its longest side. ValueError as `overlay`."""
+    image = _inspected(picture, report)
+    return marked(image, report, longest / max(image.size))
 
 
 def marked(image: Image.Image, report: Report, scale: float) -> Image.Image:
@@ -59,6 +63,13 @@ def heated(image: Image.Image, heatmap: npt.NDArray[Any], scale: float) -> Image
     level = np.asarray(Image.fromarray(heatmap).resize(size, Image.Resampling.BICUBIC), np.float32)[..., None] / 255
     weight = 0.35 + 0.45 * level
     return Image.fromarray(np.uint8(grey * 0.85 * (1 - weight) + _colours(level[..., 0]) * weight))
+
+
+def _inspected(picture: Picture, report: Report) -> Image.Image:
+    image = to_rgb(picture)
+    if (image.height, image.width) != report.size:
+        raise ValueError(f"the picture is {image.height} x {image.width}, the report is about {report.size[0]} x {report.size[1]}")
+    return image
 
 
 def _page(panels: list[tuple[Image.Image, str]], report: Report) -> Image.Image:

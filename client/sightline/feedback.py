@@ -22,6 +22,7 @@ from .pictures import Picture, encode
 from .report import Report, parse
 
 Mistake = Literal["false_alarm", "missed"]
+KEEP = "enrol it with `sightline enroll --feedback` or `Feedback.enroll`"
 WRONG_ABOUT = {"false_alarm": "anomaly", "missed": "normal"}
 
 
@@ -62,7 +63,6 @@ class Feedback:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._marks, self._products = Path(folder) / "marks", Path(folder) / "products"
-        self._marks.mkdir(parents=True, exist_ok=True)
 
     def mark(
         self, picture: Picture, report: Report, mistake: Mistake, *, product: str | None = None, operator: str = "", note: str = ""
@@ -81,6 +81,13 @@ class Feedback:
         """All of them, oldest first."""
         return [Mark(**json.loads(path.read_text("utf-8"))) for path in sorted(self._marks.glob("*.json"))]
 
+    def find(self, name: str) -> Mark:
+        """The one mark whose id ends so."""
+        found = [mark for mark in self.marks() if name and mark.id.endswith(name)]
+        if len(found) != 1:
+            raise _wrong(f"mark {name!r}: {len(found)} of the {len(self.marks())} kept marks end so, expected one")
+        return found[0]
+
     def picture(self, mark: Mark) -> bytes:
         return (self._marks / f"{mark.id}.bin").read_bytes()
 
@@ -92,7 +99,6 @@ class Feedback:
         pictures = [encode(image, "IMAGES") for image in images]
         answer = client.enroll(name, pictures, **recipe)
         folder = self._products / name  # the server has checked the name by now
-        folder.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(pictures):
             _write(folder / f"{number:04d}.bin", picture)
         for path in sorted(folder.glob("*.bin"))[len(pictures) :]:
@@ -105,7 +111,7 @@ class Feedback:
             raise _wrong("only a false alarm about a product can be learnt; a missed defect is no normal part")
         kept = [path.read_bytes() for path in sorted((self._products / mark.product).glob("*.bin"))]
         if not kept:
-            raise UnknownProduct(f"no pictures of product {mark.product!r} are kept here; enrol it with Feedback.enroll", "NOT_FOUND")
+            raise UnknownProduct(f"no pictures of product {mark.product!r} are kept here; {KEEP}", "NOT_FOUND")
         picture = self.picture(mark)
         before = client.inspect(picture, product=mark.product)
         recipe = client.describe(mark.product)["product"]
@@ -121,6 +127,7 @@ class Feedback:
 
 def _write(path: Path, content: bytes) -> None:
     """All or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     draft.write_bytes(content)
     os.replace(draft, path)

@@ -20,8 +20,12 @@ def verdict_line(name: str, report: Report) -> Text:
     return line + Text(f"  {', '.join(report.locations)}", style="bold") if report.locations else line
 
 
-def error_line(name: str, error: NotInspected) -> Text:
-    return _head("not inspected", name) + Text(f"  {type(error).__name__}: {error.message}")
+def failure(console: Console, name: str, error: NotInspected, as_json: bool) -> None:
+    """Why there is no answer about a picture."""
+    if as_json:
+        print(error_record(name, error), flush=True)
+    else:
+        console.print(_head("not inspected", name) + Text(f"  {type(error).__name__}: {error.message}"), soft_wrap=True)
 
 
 def _head(verdict: str, name: str) -> Text:
@@ -31,12 +35,13 @@ def _head(verdict: str, name: str) -> Text:
 
 def record(name: str, report: Report, **extra: Any) -> str:
     """The report on one line, the picture's name first."""
-    return _dump({"image": name, **extra, **report.raw})
+    named = {"request_id": report.request_id} if report.request_id else {}
+    return line({"image": name, **extra, **named, **report.raw})
 
 
 def error_record(name: str, error: NotInspected, **extra: Any) -> str:
     """A line with `error` and without any verdict."""
-    return _dump({"image": name, **extra, "error": error.as_json()})
+    return line({"image": name, **extra, "error": error.as_json()})
 
 
 def product_lines(console: Console, answer: Any) -> None:
@@ -51,5 +56,6 @@ def product_lines(console: Console, answer: Any) -> None:
         console.print("no product is enrolled")
 
 
-def _dump(values: dict[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+def line(values: Any) -> str:
+    """JSON on one line, for programs. A file name that is no text (a lone surrogate in Python) is escaped as JSON has it."""
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace").decode()

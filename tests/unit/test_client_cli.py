@@ -37,7 +37,7 @@ def test_two_pictures_of_one_name_have_two_overlays(server, tmp_path):
     (tmp_path / "a").mkdir()
     images = [save(tmp_path / "a" / "x.png"), save(tmp_path / "x.png")]
     assert main(["inspect", *images, "--url", server.url, "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "x_overlay.png").exists() and (tmp_path / "x_overlay_2.png").exists()
+    assert (tmp_path / "x_overlay.png").exists() and (tmp_path / "x_2_overlay.png").exists()
 
 
 def test_what_was_not_inspected_is_exit_code_2_and_no_verdict(server, tmp_path, capsys):
@@ -71,6 +71,7 @@ def test_no_server_is_exit_code_2_and_one_line(tmp_path, capsys):
         [],
         ["inspect"],
         ["inspect", "x", "--box", "1,2,3"],
+        ["segment", "x", "--out", "y", "--point", "1,2"],
         ["batch", "x"],
         ["weeb"],
         ["web", "--port", "x"],
@@ -137,3 +138,38 @@ def test_chat_remembers(server, tmp_path, monkeypatch, capsys):
     assert "PROMPT" not in first and "HISTORY" not in first and second["PROMPT"] == [b"Why?"]
     assert [turn["role"] for turn in json.loads(second["HISTORY"][0])] == ["user", "assistant"]
     assert "Yes, there is a crack." in capsys.readouterr().out
+
+
+def test_json_of_answers_that_are_no_verdicts(server, tmp_path, monkeypatch, capsys):
+    good = save(tmp_path / "good.png")
+    assert main(["enroll", "cell", good, "--json", "--url", server.url]) == 0
+    assert json.loads(capsys.readouterr().out)["products"] == [{"name": "cell", "images": 3}]
+    questions = iter(["", "Why?", "/new", "Where?"])
+    monkeypatch.setattr("builtins.input", lambda *_: next(questions, "/quit"))
+    assert main(["chat", good, "--json", "--url", server.url]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["question"] for line in said] == ["", "Why?", "Where?"] and all(line["verdict"] == "normal" for line in said)
+    assert len(json.loads(server.calls[2].inputs["HISTORY"][0])) == 2 and "HISTORY" not in server.calls[3].inputs
+
+
+def test_reports_name_their_request(server, tmp_path, capsys):
+    main(["inspect", save(tmp_path / "good.png"), save(tmp_path / "broken.png", b"broken"), "--json", "--url", server.url])
+    good, bad = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [good["request_id"], bad["error"]["request_id"]] == [call.id for call in server.calls]
+
+
+def test_segment_writes_the_cut_out_and_the_mask(server, tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    images = [save(tmp_path / "x.png"), save(tmp_path / "a" / "x.png"), str(tmp_path / "absent.png")]
+    command = ["segment", *images, "--box", "1,2,30,20", "--point", "9,4,1", "--point", "35,25,0", "--out", str(tmp_path / "out")]
+    assert main([*command, "--url", server.url, "--json"]) == 2
+    first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["iou"], first["area"], first["box"], first["size"]) == (pytest.approx(0.98), 48, [4, 3, 20, 6], [30, 40])
+    mask = Image.open(first["mask"])
+    assert mask.size == (40, 30) and set(mask.tobytes()) == {0, 255} and mask.getbbox() == (4, 3, 20, 6)
+    assert (tmp_path / "out" / "x_2_cutout.png").read_bytes() == b"\x89PNG" and second["cutout"].endswith("x_2_cutout.png")
+    assert third["error"]["type"] == "InvalidInput"
+    asked = server.calls[0].inputs
+    assert asked["BOX"].tolist() == [1, 2, 30, 20] and asked["POINTS"].tolist() == [[9, 4, 1], [35, 25, 0]]
+    assert main([*command[:2], *command[4:], "--url", server.url]) == 0
+    assert "IoU 0.98" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 import sightline
 from client_fake import Call, FakeTriton, Refuse, crack, report
 from grpc import StatusCode
+from sightline.cli import main
 from sightline.feedback import Feedback
 
 
@@ -88,3 +89,44 @@ def test_what_cannot_be_learnt_is_said(server: Learning, tmp_path: Path) -> None
             kept.accept(client, kept.mark(b"x", found, "false_alarm"))
         with pytest.raises(sightline.UnknownProduct, match="kept here"):
             kept.accept(client, kept.mark(b"x", found, "false_alarm", product="cell"))
+
+
+def test_the_command_marks_and_teaches(
+    server: Learning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIGHTLINE_URL", server.fake.url)
+    Path("good.png").write_bytes(b"good"), Path("dusty.png").write_bytes(b"dusty")
+    assert main(["feedback", "list"]) == 0 and not Path("feedback").exists()
+    assert main(["enroll", "cell", "good.png", "--feedback", "feedback"]) == 0
+    assert main(["feedback", "mark", "dusty.png", "false_alarm", "--product", "cell", "--operator", "Ada", "--note", "only dust"]) == 0
+    (mark,) = Feedback("feedback").marks()
+    capsys.readouterr()
+    assert main(["feedback", "list"]) == 0
+    assert mark.id in (shown := capsys.readouterr().out) and "false_alarm  cell  Ada  only dust" in shown and "accepted" not in shown
+    assert main(["feedback", "accept", mark.id[-8:]]) == 0
+    before, after, product = capsys.readouterr().out.splitlines()
+    assert "ANOMALY" in before and "score 0.93" in before and "NORMAL" in after and "score 0.08" in after and "2 pictures" in product
+    assert main(["feedback", "list", "--json"]) == 0 and json.loads(capsys.readouterr().out)["accepted"]
+    assert main(["feedback", "accept", "nothing"]) == 2 and "0 of the 1 kept marks" in capsys.readouterr().err
+
+
+def test_the_command_marks_an_answer_of_a_batch(server: Learning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """The answer the operator saw is kept, not a new one; and one action both marks and teaches."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIGHTLINE_URL", server.fake.url)
+    Path("in").mkdir(), Path("in/dusty.png").write_bytes(b"dusty"), Path("good.png").write_bytes(b"good")
+    main(["enroll", "cell", "good.png", "--feedback", "kept"])
+    assert main(["batch", "in", "--out", "o.jsonl", "--product", "cell"]) == 1
+    asked = server.fake.calls[-1].id
+    line = ["feedback", "mark", "in/dusty.png", "false_alarm", "--results", "o.jsonl", "--feedback", "kept"]
+    assert main(line) == 0 and server.fake.calls[-1].id == asked
+    (mark,) = Feedback("kept").marks()
+    assert (mark.product, mark.request_id) == ("cell", asked) and set(mark.report) == set(report())
+    capsys.readouterr()
+    assert main([*line, "--accept", "--json"]) == 0
+    marked, effect = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (effect["mark"], effect["cured"], effect["images"]) == (marked["id"], True, 2)
+    assert (effect["before"]["score"], effect["after"]["score"]) == (0.93, 0.08)
+    assert main([*line[:2], "absent.png", *line[3:]]) == 2 and "no answer about absent.png" in capsys.readouterr().err
+    assert main([*line[:3], "missed", *line[4:]]) == 2 and "does not fit" in capsys.readouterr().err

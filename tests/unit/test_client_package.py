@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ report.verdict = "normal"
     (tmp_path / "caller.py").write_text(code)
     found = mypy(cache, str(tmp_path / "caller.py"))
     assert [int(text.split(":")[1]) for text in found.stdout.splitlines() if ": error:" in text] == [4, 5, 6, 7], found.stdout
+
+
+def test_every_folder_is_installed() -> None:
+    """setuptools takes only the packages that are named."""
+    named = tomllib.loads((CLIENT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent for path in (CLIENT / "sightline").rglob("*.py")}
+    assert sorted(named) == sorted(".".join(folder.relative_to(CLIENT).parts) for folder in folders)
 
 
 def test_it_is_imported_in_half_a_second_and_without_torch() -> None:

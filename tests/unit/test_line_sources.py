@@ -1,4 +1,4 @@
-"""Folder, HTTP snapshot, video and GenICam as sources; the JSONL file as a sink; none of them needs a server."""
+"""Folder, HTTP snapshot and video as sources; the JSONL file as a sink; none of them needs a server."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ import pytest
 from client_fake import crack, report
 from PIL import Image
 from sightline.line import EndOfSource, Record, SourceError, Store
-from sightline.line import genicam as genicam_source
 from sightline.line.cameras import Camera
 from sightline.line.files import Folder, Jsonl, Snapshot
-from sightline.line.genicam import GenICam
 
 
 def taken(folder: Folder) -> list[str]:
@@ -75,6 +73,20 @@ def test_a_folder_is_not_taken_again_after_a_restart_and_may_be_emptied(tmp_path
     second.close()
     assert (pictures / "2.png").exists()  # it was not taken in
     store.close()
+
+
+def test_a_folder_that_is_taken_once_ends(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / f"{number}.png", b"x", number)
+    folder = Folder(tmp_path, once=True, known=lambda key: key.startswith("1.png"))  # of an earlier run
+    folder.open()
+    assert folder.take() is None  # the first look
+    names: list[str] = []
+    with pytest.raises(EndOfSource):
+        while True:
+            if shot := folder.take():
+                names.append(shot.name)
+    assert names == ["0.png", "2.png"]
 
 
 @contextlib.contextmanager
@@ -131,81 +143,6 @@ def test_a_video_file_is_taken_frame_by_frame(tmp_path: Path) -> None:
         assert blue == pytest.approx([number * 40 for number in range(every - 1, 6, every)], abs=12)
     with pytest.raises(SourceError, match="cannot be opened"):
         Camera(str(tmp_path / "absent.avi")).open()
-
-
-class FakeHarvester:
-    """As `harvesters.core.Harvester` with one camera: what is called on it, in order."""
-
-    def __init__(self, buffers: list[object]) -> None:
-        self.calls: list[object] = []
-        self.buffers = buffers
-        self.remote_device = self.node_map = self.TriggerMode = self
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "value":
-            self.calls.append(("TriggerMode", value))
-        else:
-            object.__setattr__(self, name, value)
-
-    def create(self, key: object) -> FakeHarvester:
-        self.calls.append(("create", key))
-        return self
-
-    def try_fetch(self, *, timeout: float) -> object:
-        found = self.buffers.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def __getattr__(self, name: str) -> object:
-        if name in ("add_file", "update", "start", "stop", "destroy", "reset"):
-            return lambda *arguments: self.calls.append((name, *arguments))
-        raise AttributeError(name)
-
-
-class FakeBuffer:
-    def __init__(self, array: np.ndarray, name: str) -> None:
-        self.payload = self
-        self.components = [self]
-        self.data, self.data_format = array.ravel(), name
-        self.height, self.width = array.shape[:2]
-        self.queued = False
-
-    def __enter__(self) -> FakeBuffer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.data[:] = 0  # the camera writes the next picture
-        self.queued = True
-
-
-def test_a_genicam_camera_through_a_fake_harvester(monkeypatch: pytest.MonkeyPatch) -> None:
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    deep = np.full((3, 4), 4095, np.uint16)
-    colour = np.zeros((3, 4, 3), np.uint8)
-    colour[..., 0] = 200
-    buffers = [FakeBuffer(grey.copy(), "Mono8"), FakeBuffer(deep.copy(), "Mono12"), FakeBuffer(colour.copy(), "BGR8")]
-    fake = FakeHarvester([*buffers, None, ConnectionError("cable"), FakeBuffer(grey.copy(), "BayerRG8")])
-    monkeypatch.setattr(genicam_source, "harvester", lambda: fake)
-    source = GenICam(Path("maker.cti"), serial="17", features={"TriggerMode": "On"})
-    source.open()
-    images = [cv2.imdecode(np.frombuffer(source.take().picture, np.uint8), cv2.IMREAD_UNCHANGED) for _ in range(3)]
-    assert np.array_equal(images[0], grey) and np.array_equal(images[1], deep << 4) and np.array_equal(images[2], colour)
-    assert all(buffer.queued for buffer in buffers)
-    for words in ("no picture within", "cable", "BayerRG8: expected one of"):
-        with pytest.raises(SourceError, match=words):
-            source.take()
-    source.close()
-    wanted = [("add_file", "maker.cti"), ("update",), ("create", {"serial_number": "17"}), ("TriggerMode", "On"), ("start",)]
-    assert fake.calls == [*wanted, ("stop",), ("destroy",), ("reset",)]
-    assert source.paced and not GenICam(Path("maker.cti"), triggered=True).paced
-
-
-def test_a_triggered_camera_without_a_part_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(genicam_source, "harvester", lambda: FakeHarvester([None]))
-    source = GenICam(Path("maker.cti"), triggered=True)
-    source.open()
-    assert source.take() is None
 
 
 def record(seq: int, **changes: object) -> Record:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
 from ..client import Client
 from ..errors import InvalidInput
+from ..signals import stopped_by_signals
 from .config import Config
 from .files import Folder
 from .runner import Line
@@ -35,25 +34,5 @@ def assembled(config: Config) -> Iterator[Line]:
 
 def run(config: Config, told: Callable[[Stats], None] | None = None, every: float = 10.0) -> Stats:
     """Runs it until its source ends. SIGINT and SIGTERM stop it gracefully; a second one as they always do."""
-    with assembled(config) as line, _stopped_by_signals(line):
+    with assembled(config) as line, stopped_by_signals(line.stop):
         return line.run(told, every)
-
-
-@contextmanager
-def _stopped_by_signals(line: Line) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, _: object) -> None:
-        line.stop()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -19,26 +19,26 @@ from .parts import Load, Record
 from .runner import Pace
 from .stats import Stats
 
-LINE_EXAMPLE = "example: sightline line --config line.toml"
-WATCH_EXAMPLE = """examples:
+LINE_EXAMPLES = """examples:
+  sightline line --config line.toml
+  sightline line --config line.toml --json --every 60"""
+WATCH_EXAMPLES = """examples:
   sightline watch incoming --out results --product cell
+  sightline watch pictures --out results --once --json
   sightline watch camera:0 --out results --takt 2
   sightline watch http://camera-3/snapshot.jpg --out results --takt 2"""
 
 
 def add(commands: Any, command: Any) -> None:
-    """Adds both to the parser. `command(commands, name, run, text, epilog)` makes one that names its server."""
-    line: argparse.ArgumentParser = commands.add_parser(
-        "line", help="run a line: source, inspection, sinks", description="Run a line as its file describes it.", epilog=LINE_EXAMPLE
-    )
-    line.set_defaults(run=_line, url=None)
+    """Adds both to the parser. `command(commands, name, run, text, epilog, server)` makes one that may name its server."""
+    line = command(commands, "line", _line, "run a line: source, inspection, sinks, as its file describes it", LINE_EXAMPLES, server=False)
     line.add_argument("--config", type=Path, required=True, metavar="FILE.toml", help="the line's description")
     line.add_argument("--json", action="store_true", help="print the statistics as JSON lines")
     line.add_argument("--every", type=float, default=10.0, metavar="S", help="seconds between two lines of statistics (10)")
 
-    watch = command(commands, "watch", _watch, "inspect what a folder or a camera gives, until Ctrl-C", WATCH_EXAMPLE)
-    watch.formatter_class = argparse.RawDescriptionHelpFormatter
+    watch = command(commands, "watch", _watch, "inspect what a folder or a camera gives, until Ctrl-C", WATCH_EXAMPLES)
     watch.add_argument("source", metavar="SOURCE", help="a folder, camera:NUMBER, a video file, or the http address of a snapshot")
+    watch.add_argument("--once", action="store_true", help="of a folder: end when all that is there has been inspected")
     watch.add_argument("--out", type=Path, required=True, metavar="DIR", help="results.jsonl, overlays and the spool")
     watch.add_argument("--takt", type=float, default=1.0, metavar="S", help="seconds from one part to the next (1); folder: at least")
     watch.add_argument("--product", metavar="NAME", help="an enrolled product")
@@ -80,17 +80,17 @@ def _watch(_: Any, args: argparse.Namespace) -> int:
     sinks = {"jsonl": Jsonl(args.out / "results.jsonl", args.out / "overlays"), "terminal": Printed(args.json)}
     pace = Pace(takt=args.takt, timeout=args.timeout)
     args.out.mkdir(parents=True, exist_ok=True)
-    made = Config("watch", args.out / "state", pace, args.url, None, Policy(), asked, source(args.source), sinks)
+    made = Config("watch", args.out / "state", pace, args.url, None, Policy(), asked, source(args.source, args.once), sinks)
     _as_text(run(made))
     return 0
 
 
-def source(text: str) -> Any:
+def source(text: str, once: bool = False) -> Any:
     """The source that `sightline watch SOURCE` names."""
     if text.startswith(("http://", "https://")):
         return Snapshot(text)
     if Path(text).is_dir():
-        return Folder(Path(text))
+        return Folder(Path(text), once=once)
     return config.made_source({"kind": "camera", "device": text.removeprefix("camera:")}, Path.cwd())
 
 

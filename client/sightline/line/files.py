@@ -15,7 +15,7 @@ from typing import IO, Any, Literal
 
 from ..draw import overlay
 from ..report import parse
-from .parts import Load, Record, Shot, SourceError
+from .parts import EndOfSource, Load, Record, Shot, SourceError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 HTTP_ERRORS = (urllib.error.URLError, OSError, ValueError)
@@ -25,11 +25,13 @@ HTTP_ERRORS = (urllib.error.URLError, OSError, ValueError)
 class Folder:
     """Pictures as they appear below `path`, by time and name. A file is taken when its size has not changed since the last look.
 
-    `after`: what happens to a file that was taken in: "keep" (it is remembered by name, size and time) or "delete".
+    `after`: what happens to a file that was taken in: "keep" (it is remembered by name, size and time) or "delete". `once`: the source
+    ends when all files are taken in.
     """
 
     path: Path
     after: Literal["keep", "delete"] = "keep"
+    once: bool = False
     known: Callable[[str], bool] = field(default=lambda key: False, repr=False)
     paced = False
 
@@ -58,6 +60,8 @@ class Folder:
             self._taken.add(key)
             self._last = path, key
             return Shot(picture, str(path.relative_to(self.path)), key)
+        if self.once and not self._sizes:
+            raise EndOfSource
         return None
 
     def close(self) -> None:

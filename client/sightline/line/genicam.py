@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ..pictures import encode
 from .parts import Shot, SourceError
 
 CHANNELS = {"Mono8": 1, "Mono10": 1, "Mono12": 1, "Mono14": 1, "Mono16": 1, "RGB8": 3, "BGR8": 3, "RGB8Packed": 3, "BGR8Packed": 3}
+NO_TIME_S = 0.001  # to harvesters 0 means for ever
 BITS = {"Mono10": 10, "Mono12": 12, "Mono14": 14}
 
 
@@ -53,18 +55,40 @@ class GenICam:
 
     def take(self) -> Shot | None:
         try:
-            buffer = self._camera.try_fetch(timeout=self.timeout)
+            if not self.triggered:
+                self._forget()
+            buffer, in_time = self._fetch()
         except Exception as error:
             raise SourceError(f"camera {self.serial or 0}: {type(error).__name__}: {error}") from error
-        if buffer is None:
-            if self.triggered:
-                return None
+        if buffer is None and not self.triggered:
             raise SourceError(f"camera {self.serial or 0}: no picture within {self.timeout} s")
+        if buffer is None and not in_time:
+            return None
+        if buffer is None:  # a part was there, its picture did not arrive whole: without one it is recorded as not inspected
+            self._count += 1
+            return Shot(b"", f"frame-{self._count:06d}")
         with buffer:  # it goes back to the camera's queue at the end
             component = buffer.payload.components[0]
             array = picture(component.data, component.height, component.width, component.data_format)
         self._count += 1
         return Shot(encode(array), f"frame-{self._count:06d}")
+
+    def _forget(self) -> None:
+        """Pictures that a running camera has put in its buffers since the last take show earlier parts."""
+        for _ in range(self._camera.num_buffers):
+            buffer = self._camera.try_fetch(timeout=NO_TIME_S)
+            if buffer is None:
+                break
+            buffer.queue()
+
+    def _fetch(self) -> tuple[Any, bool]:
+        """The next whole picture or None, and whether there is time left: harvesters gives None for an incomplete one at once."""
+        end = time.monotonic() + self.timeout
+        while True:
+            buffer = self._camera.try_fetch(timeout=max(NO_TIME_S, end - time.monotonic()))
+            in_time = time.monotonic() < end
+            if buffer is not None or self.triggered or not in_time:
+                return buffer, in_time
 
     def close(self) -> None:
         for thing, words in ((self._camera, ("stop", "destroy")), (self._harvester, ("reset",))):

@@ -1,0 +1,115 @@
+"""The command `sightline feedback`: mark an answer as wrong, list the marks, let a product learn a false alarm."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.text import Text
+
+from . import show
+from .client import Client
+from .errors import InvalidInput
+from .feedback import Effect, Feedback, Mark, Mistake
+from .report import Report, parse
+
+MARK_EXAMPLES = """examples:
+  sightline feedback mark dusty.png false_alarm --product cell --note "only dust" --accept
+  sightline feedback mark pictures/7.png missed --results results.jsonl --operator Ada"""
+LIST_EXAMPLES = """examples:
+  sightline feedback list
+  sightline feedback list --json"""
+ACCEPT_EXAMPLES = """examples:
+  sightline feedback accept 3f9c01aa
+
+exit code: 0 the picture is normal now, 1 it is still an anomaly, 2 it was not inspected or nothing could be learnt"""
+EXAMPLES = """examples:
+  sightline enroll cell good/*.png --feedback feedback
+  sightline feedback mark dusty.png false_alarm --product cell
+  sightline feedback list
+  sightline feedback accept 3f9c01aa"""
+
+
+def add(commands: Any, command: Any) -> None:
+    """Adds it to the parser. `command(commands, name, run, text, epilog, server)` makes one that may name its server."""
+    top = command(commands, "feedback", None, "what operators say about answers", EXAMPLES, server=False)
+    actions = top.add_subparsers(required=True, metavar="ACTION")
+
+    mark = command(actions, "mark", _mark, "keep an answer that was wrong, with picture, report and artefact hashes", MARK_EXAMPLES)
+    mark.add_argument("image", metavar="IMAGE")
+    mark.add_argument("mistake", choices=get_args(Mistake), help="an anomaly that is none, or one that was not seen")
+    mark.add_argument("--results", type=Path, metavar="FILE.jsonl", help="the answer in it (of batch); else it is inspected now")
+    mark.add_argument("--product", metavar="NAME", help="what it was inspected as")
+    mark.add_argument("--operator", default="", metavar="NAME", help="who says so")
+    mark.add_argument("--note", default="", metavar="TEXT")
+    mark.add_argument("--accept", action="store_true", help="and let the product learn it at once")
+
+    listing = command(actions, "list", _list, "all marks, oldest first", LIST_EXAMPLES, server=False)
+    accept = command(actions, "accept", _accept, "enrol a false alarm's picture as normal and inspect it again", ACCEPT_EXAMPLES)
+    accept.add_argument("mark", metavar="ID", help="the mark, or the end of its id")
+    for action in (mark, listing, accept):
+        action.add_argument("--feedback", type=Path, default=Path("feedback"), metavar="DIR", help="where marks are kept (feedback)")
+        action.add_argument("--json", action="store_true", help="print one JSON line a mark, or an effect")
+
+
+def _mark(client: Client, args: argparse.Namespace) -> int:
+    kept, product = Feedback(args.feedback), args.product
+    if args.results:
+        report, asked = _found(args.results, args.image)
+        product = product or asked.get("product")
+    else:
+        report = client.inspect(args.image, product=product)
+    mark = kept.mark(args.image, report, args.mistake, product=product, operator=args.operator, note=args.note)
+    _tell(mark, args.json)
+    return _shown(kept.accept(client, mark), mark, args.json) if args.accept else 0
+
+
+def _found(results: Path, image: str) -> tuple[Report, dict[str, Any]]:
+    """The last answer about the picture in a JSONL file, and what had been asked."""
+    entry: dict[str, Any] = {}
+    with results.open(encoding="utf-8", newline="\n") as lines:
+        for line in map(json.loads, lines):
+            if line.get("image") == image and "verdict" in line:
+                entry = line
+    if not entry:
+        raise InvalidInput(f"{results}: no answer about {image} in it", "INVALID_ARGUMENT")
+    name, asked = entry.pop("request_id", ""), entry.pop("asked", {})
+    report = parse(json.dumps({key: value for key, value in entry.items() if key not in ("image", "file")}))
+    return replace(report, request_id=name), asked
+
+
+def _list(_: None, args: argparse.Namespace) -> int:
+    for mark in Feedback(args.feedback).marks():
+        _tell(mark, args.json)
+    return 0
+
+
+def _accept(client: Client, args: argparse.Namespace) -> int:
+    kept = Feedback(args.feedback)
+    mark = kept.find(args.mark)
+    return _shown(kept.accept(client, mark), mark, args.json)
+
+
+def _tell(mark: Mark, as_json: bool) -> None:
+    if as_json:
+        print(show.line(asdict(mark)), flush=True)
+        return
+    words = (mark.id, mark.when, mark.mistake, mark.product or "", mark.operator, mark.note, "accepted" if mark.accepted else "")
+    Console().print("  ".join(filter(None, words)), markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown(effect: Effect, mark: Mark, as_json: bool) -> int:
+    """What the product thought of the picture, and what it thinks now."""
+    if as_json:
+        told = {"mark": mark.id, "product": mark.product, "images": effect.images, "cured": effect.cured}
+        print(show.line({**told, "before": effect.before.raw, "after": effect.after.raw}), flush=True)
+    else:
+        console = Console()
+        for words, report in (("before", effect.before), ("after", effect.after)):
+            console.print(show.verdict_line(words, report), soft_wrap=True)
+        console.print(Text(f"{mark.product} knows {effect.images} pictures of normal parts now"), soft_wrap=True)
+    return int(effect.after.anomaly)
