@@ -5,16 +5,22 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 ARTEFACTS := model_repository/lisa_engine/1/tiny/manifest.json
 
-.PHONY: demo test serve bench load lint venv artefacts train clean
+.PHONY: demo test test-sizes serve bench load lint venv artefacts train clean
 .DELETE_ON_ERROR:
 
 demo: artefacts
 	$(BIN)/python benchmarks/demo.py
 
-# Two at a time, then those that judge times by themselves. `make test ARGS=tests/unit` for some of them.
+# Two at a time, then those that judge times by themselves. `make test ARGS=tests/unit` for some of them. Where no Chromium is to be
+# had, the page's tests in a browser are skipped and say so.
 test: artefacts
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS)
-	$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq 5
+	-$(BIN)/python tests/web/chromium.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone and not sizes" $(ARGS)
+	$(BIN)/python -m pytest -m "alone and not sizes" $(ARGS) || test $$? -eq 5
+
+# Checkpoints of a released size, random weights: export, parity and TensorRT-RTX builds. Five minutes.
+test-sizes: artefacts
+	$(BIN)/python -m pytest -m sizes
 
 serve: artefacts
 	exec $(BIN)/sightline-serve --profile $(PROFILE)

@@ -17,6 +17,14 @@ from sightline_export.half import typed
 from sightline_export.onnx_file import save
 from sightline_export.sam_encoder import SamSize
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Minutes of export and of the encoder's real work: not in every run. test_sam.py tests all of it in small."""
+    for item in items:
+        if "vit_b" in getattr(item, "fixturenames", ()):
+            item.add_marker("sizes")
+
+
 SMALL = SamSize("vit_b", 48, 3, 3, (1,))
 
 

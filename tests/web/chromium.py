@@ -1,4 +1,6 @@
-"""A headless Chromium for the page's tests: `python tests/web/chromium.py` prints its path.
+"""A headless Chromium for the page's tests: `python tests/web/chromium.py` fetches it where there is none, and prints its path.
+
+`make test` does so before it tests; no test fetches anything.
 
 $CHROMIUM or one that the machine has; else Debian's own package with all that it needs and two fonts, from the machine's own Debian
 source. Nothing is installed: all lies in build/chromium.
@@ -14,8 +16,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-
-from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "chromium"
@@ -35,22 +35,17 @@ class FetchError(RuntimeError):
     """There is no Chromium to be had here; the text says why, and what to do."""
 
 
-def chromium(folder: Path = FOLDER) -> Path:
-    """The path of a Chromium that runs."""
+def chromium(folder: Path = FOLDER) -> Path | None:
+    """The path of a Chromium that runs, None where there is none."""
     if given := os.environ.get("CHROMIUM"):
         return Path(given)
-    for name in NAMES:
-        if found := shutil.which(name):
-            return Path(found)
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # several test processes may come at once
-        if not (folder / "run").exists():
-            fetch(folder)
-    return folder / "run"
+    fetched = folder / "run"
+    return next((Path(found) for name in NAMES if (found := shutil.which(name))), fetched if fetched.exists() else None)
 
 
 def fetch(folder: Path) -> None:
     """All in a draft that gets its name when it is whole."""
+    folder.parent.mkdir(exist_ok=True)
     if (platform.system(), platform.machine()) != ("Linux", "x86_64") or not KEYRING.exists():
         raise FetchError("this is no Debian on x86-64: install Chromium and name it in $CHROMIUM")
     with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
@@ -111,6 +106,7 @@ def _run(*line: str | Path) -> None:
 
 if __name__ == "__main__":
     try:
+        chromium() or fetch(FOLDER)
         print(chromium())
     except FetchError as error:
         sys.exit(f"chromium: {error}")

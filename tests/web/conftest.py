@@ -72,9 +72,11 @@ def client(address: str) -> Iterator[sightline.Client]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    if (program := chromium()) is None:
+        pytest.skip("no Chromium on this machine: install one, name it in $CHROMIUM, or on Debian run tests/web/chromium.py")
     SHOTS.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])  # root has no sandbox of its own
+        found = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])  # root has no sandbox of its own
         yield found
         found.close()
 
