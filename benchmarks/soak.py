@@ -204,7 +204,7 @@ def measure(target: Target, out: Path) -> list[Measure]:
         Measure("soak", "mixed requests", n, "", n, f">= {REQUESTS}"),
         Measure("soak", "wrong answers", n - sum(row["right"] for row in seen.rows), "", n, "<= 0"),
         Measure("soak", "requests that hang", sum(row["hangs"] for row in seen.rows), "", n, "<= 0"),
-        Measure("soak", "sentences equal to the letter", 100 * sum(row["text_same"] for row in compared) / len(compared), "%", len(compared)),
+        Measure("soak", "equal sentences", 100 * sum(row["text_same"] for row in compared) / len(compared), "%", len(compared)),
     ]
     for row in [row for row in seen.rows if not row["right"]][:10]:
         print(row)
