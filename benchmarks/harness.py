@@ -73,7 +73,9 @@ def serving(profile: str, url: str | None = None) -> Iterator[Target]:
         flags = ("--repository", str(REPOSITORY), "--profile", profile, "--products", products)
         with running(*flags, "--cache-bytes", "0") as server:  # pictures come again and again here: each one must be computed
             yield Target(server.grpc, profile, server.process.pid, server.health)
-            print(*(line for line in server.lines if "restarting: " in line), sep="\n", end="")  # none, where all is well
+            for line in server.lines:
+                if "restarting: " in line:  # none, where all is well
+                    print(line)
 
 
 def main(benchmarks: dict[str, Benchmark], arguments: Sequence[str] | None = None) -> int:
