@@ -5,18 +5,22 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install -q --disable-pip-version-check
 ARTEFACTS := model_repository/lisa_engine/1/tiny/manifest.json
 
-.PHONY: demo test test-sizes serve bench load lint venv artefacts train clean
+.PHONY: demo test test-web test-sizes serve bench load lint venv artefacts train clean
 .DELETE_ON_ERROR:
 
 demo: artefacts
 	$(BIN)/python benchmarks/demo.py
 
-# Two at a time, then those that judge times by themselves. `make test ARGS=tests/unit` for some of them. Where no Chromium is to be
-# had, the page's tests in a browser are skipped and say so.
+# Two at a time, then those that judge times by themselves. `make test ARGS=tests/unit` for some of them.
+APART := not sizes and not browser
 test: artefacts
-	-$(BIN)/python tests/web/chromium.py
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone and not sizes" $(ARGS)
-	$(BIN)/python -m pytest -m "alone and not sizes" $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone and $(APART)" $(ARGS)
+	$(BIN)/python -m pytest -m "alone and $(APART)" $(ARGS) || test $$? -eq 5
+
+# The page in a real Chromium: the machine's or $$CHROMIUM, else Debian's, fetched here and by no test.
+test-web: artefacts
+	$(BIN)/python tests/web/chromium.py
+	$(BIN)/python -m pytest -m browser
 
 # Checkpoints of a released size, random weights: export, parity and TensorRT-RTX builds. Five minutes.
 test-sizes: artefacts

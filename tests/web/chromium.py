@@ -1,6 +1,6 @@
 """A headless Chromium for the page's tests: `python tests/web/chromium.py` fetches it where there is none, and prints its path.
 
-`make test` does so before it tests; no test fetches anything.
+`make test-web` does so before it tests; no test fetches anything.
 
 $CHROMIUM or one that the machine has; else Debian's own package with all that it needs and two fonts, from the machine's own Debian
 source. Nothing is installed: all lies in build/chromium.

@@ -24,6 +24,12 @@ from .user import User
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "web"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("browser")
+
+
 @dataclass(frozen=True)
 class Web:
     """The started page. `witness`: what it connected to outside this machine, if anything."""
