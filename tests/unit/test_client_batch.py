@@ -99,7 +99,8 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     hanging = Slow(30.0)
     picture(tmp_path / "a.png")
     command = [sys.executable, "-m", "sightline", "batch", str(tmp_path), "--out", str(tmp_path / "o.jsonl"), "--url", hanging.fake.url]
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a script's background job inherits it as ignored
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heard)
     assert within(60, lambda: hanging.seen)
     running.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
