@@ -225,9 +225,8 @@ def interruptible(work: Callable[[Event], T]) -> T:
     """Run `work` on a thread, since the builder holds its own too long for Python's signal handlers; Ctrl-C sets the event it is given."""
     cancelled = Event()
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work, cancelled)
-        try:
-            return future.result()
+        try:  # around the start too: the signal may come before we wait
+            return pool.submit(work, cancelled).result()
         except KeyboardInterrupt:
             cancelled.set()
             raise
