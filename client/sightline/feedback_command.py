@@ -15,6 +15,7 @@ from . import show
 from .client import Client
 from .errors import InvalidInput
 from .feedback import Effect, Feedback, Mark, Mistake
+from .line.parts import SCHEMA as LINE_SCHEMA
 from .report import Report, parse
 
 MARK_EXAMPLES = """examples:
@@ -42,7 +43,7 @@ def add(commands: Any, command: Any) -> None:
     mark = command(actions, "mark", _mark, "keep an answer that was wrong, with picture, report and artefact hashes", MARK_EXAMPLES)
     mark.add_argument("image", metavar="IMAGE")
     mark.add_argument("mistake", choices=get_args(Mistake), help="an anomaly that is none, or one that was not seen")
-    mark.add_argument("--results", type=Path, metavar="FILE.jsonl", help="the answer in it (of batch); else it is inspected now")
+    mark.add_argument("--results", type=Path, metavar="FILE.jsonl", help="the answer in it (of batch or line); else it is inspected now")
     mark.add_argument("--product", metavar="NAME", help="what it was inspected as")
     mark.add_argument("--operator", default="", metavar="NAME", help="who says so")
     mark.add_argument("--note", default="", metavar="TEXT")
@@ -69,17 +70,26 @@ def _mark(client: Client, args: argparse.Namespace) -> int:
 
 
 def _found(results: Path, image: str) -> tuple[Report, dict[str, Any]]:
-    """The last answer about the picture in a JSONL file, and what had been asked."""
-    entry: dict[str, Any] = {}
+    """The last answer about the picture in a JSONL file of a batch or a line, and what had been asked."""
+    found: tuple[dict[str, Any], dict[str, Any]] | None = None
     with results.open(encoding="utf-8", newline="\n") as lines:
         for line in map(json.loads, lines):
-            if line.get("image") == image and "verdict" in line:
-                entry = line
-    if not entry:
+            found = _answer(line, image) or found
+    if found is None:
         raise InvalidInput(f"{results}: no answer about {image} in it", "INVALID_ARGUMENT")
-    name, asked = entry.pop("request_id", ""), entry.pop("asked", {})
-    report = parse(json.dumps({key: value for key, value in entry.items() if key not in ("image", "file")}))
-    return replace(report, request_id=name), asked
+    answer, asked = found
+    name = answer.pop("request_id", "")
+    return replace(parse(json.dumps(answer)), request_id=name), asked
+
+
+def _answer(line: dict[str, Any], image: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """A line's report and what was asked, where it has an answer about the picture. A line names pictures as its folder does."""
+    if line.get("schema") == LINE_SCHEMA:
+        named = Path(image).parts[-len(Path(line["name"]).parts) :] == Path(line["name"]).parts
+        return (dict(line["report"]), {}) if named and line.get("report") else None
+    if line.get("image") != image or "verdict" not in line:
+        return None
+    return {key: value for key, value in line.items() if key not in ("image", "file", "asked")}, line.get("asked", {})
 
 
 def _list(_: None, args: argparse.Namespace) -> int:

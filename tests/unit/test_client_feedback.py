@@ -130,3 +130,17 @@ def test_the_command_marks_an_answer_of_a_batch(server: Learning, tmp_path: Path
     assert (effect["before"]["score"], effect["after"]["score"]) == (0.93, 0.08)
     assert main([*line[:2], "absent.png", *line[3:]]) == 2 and "no answer about absent.png" in capsys.readouterr().err
     assert main([*line[:3], "missed", *line[4:]]) == 2 and "does not fit" in capsys.readouterr().err
+
+
+def test_the_command_marks_a_part_of_a_line(server: Learning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """The line names a picture as its folder does. No overlay can be drawn on this one: its record comes all the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIGHTLINE_URL", server.fake.url)
+    Path("in/left").mkdir(parents=True), Path("in/left/dusty.png").write_bytes(b"dusty")
+    main(["watch", "in", "--once", "--out", "seen", "--takt", "0.05"])
+    calls = len(server.fake.calls)
+    mark = ["feedback", "mark", "in/left/dusty.png", "false_alarm", "--results", "seen/results.jsonl", "--product", "cell"]
+    assert main(mark) == 0 and len(server.fake.calls) == calls, "nothing is inspected again"
+    (kept,) = Feedback("feedback").marks()
+    assert (kept.mistake, kept.product) == ("false_alarm", "cell") and kept.report["score"] == 0.93
+    assert main([*mark[:2], "in/dusty.png", *mark[3:]]) == 2 and "no answer about in/dusty.png" in capsys.readouterr().err

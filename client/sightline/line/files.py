@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from ..draw import overlay
+from ..errors import InvalidInput
 from ..report import parse
 from .parts import EndOfSource, Load, Record, Shot, SourceError
 
@@ -174,7 +175,10 @@ class Jsonl:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(record.name).stem)[:80]
         path = self.overlays / f"{record.part:09d}_{stem}.png"
         draft = path.with_suffix(".part")
-        overlay(content, parse(json.dumps(record.report))).save(draft, "PNG")
+        try:
+            overlay(content, parse(json.dumps(record.report))).save(draft, "PNG")
+        except InvalidInput:  # a picture that only the server can read: the record must not wait for ever
+            return
         os.replace(draft, path)
 
 
