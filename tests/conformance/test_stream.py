@@ -172,3 +172,26 @@ def test_cancelled_streams_stop_and_give_back_their_places(server, grpc, bad):
             time.sleep(0.2)
     assert after.report["verdict"] == "anomaly" and iou(after.mask, bad.answer.mask) >= 0.99
     assert time.monotonic() - start < 15
+
+
+def test_a_stream_is_left_by_a_request(server, bad):
+    """The parameter `cancel` ends the stream of that id alone; the asking stream ends without a word."""
+    heard: SimpleQueue[tuple[Any, InferenceServerException | None]] = SimpleQueue()
+    picture = inputs({"IMAGE": bad.picture, "MAX_TOKENS": 512})
+    with triton.InferenceServerClient(server.grpc) as left, triton.InferenceServerClient(server.grpc) as other:
+        left.start_stream(lambda result, error: heard.put((result, error)), stream_timeout=PATIENCE_S, headers=ASK_STATUS)
+        left.async_stream_infer("inspect_stream", picture, request_id="leaving")
+        _, error = heard.get(timeout=PATIENCE_S)
+        assert error is None
+        ended: SimpleQueue[tuple[Any, InferenceServerException | None]] = SimpleQueue()
+        other.start_stream(lambda result, error: ended.put((result, error)), stream_timeout=PATIENCE_S, headers=ASK_STATUS)
+        for name in ("nobody", "leaving"):
+            asked = inputs({"IMAGE": b""})
+            other.async_stream_infer("inspect_stream", asked, parameters={"cancel": name}, enable_empty_final_response=True)
+            result, wrong = ended.get(timeout=PATIENCE_S)
+            assert wrong is None and result.get_response().parameters["triton_final_response"].bool_param and not arrays(result)
+        begin, error = time.monotonic(), None
+        while error is None:
+            _, error = heard.get(timeout=PATIENCE_S)
+        assert "CANCELLED" in str(error) and time.monotonic() - begin < 5
+    check_order(stream(server.grpc, {"IMAGE": bad.picture})[0])

@@ -21,6 +21,10 @@ class TritonPythonModel:
             wanted = frozenset(request.requested_output_names())
             outlet = stream.Outlet(request.get_response_sender(), wanted, request.request_id())
             try:
+                if left := stream.left_by(request):
+                    self.watcher.leave(left)
+                    self.pool.submit(outlet.close)
+                    continue
                 if len(self.watcher) >= IN_FLIGHT_LIMIT:
                     raise queue_full(IN_FLIGHT_LIMIT)
                 job = steps.Job.of(request)
