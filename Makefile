@@ -11,10 +11,10 @@ ARTEFACTS := model_repository/lisa_engine/1/tiny/manifest.json
 demo: artefacts
 	$(BIN)/python benchmarks/demo.py
 
-# Two at a time, then those that judge times by themselves. `make test ARGS=tests/unit` for some of them.
+# Two at a time (in their order, the long ones first), then those that judge times by themselves. `make test ARGS=tests/unit` for some of them.
 APART := not sizes and not browser
 test: artefacts
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone and $(APART)" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone and $(APART)" $(ARGS)
 	$(BIN)/python -m pytest -m "alone and $(APART)" $(ARGS) || test $$? -eq 5
 
 # The page in a real Chromium: the machine's or $$CHROMIUM, else Debian's, fetched here and by no test.
@@ -22,7 +22,7 @@ test-web: artefacts
 	$(BIN)/python tests/web/chromium.py
 	$(BIN)/python -m pytest -m browser
 
-# Checkpoints of a released size, random weights: export, parity and TensorRT-RTX builds. Five minutes.
+# What takes minutes: checkpoints of a released size exported and built, a profile trained and exported, the client installed anew.
 test-sizes: artefacts
 	$(BIN)/python -m pytest -m sizes
 

@@ -57,11 +57,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Order:
     place = tmp_path_factory.mktemp("trained")
     order = Order(data, "tiles", place / "weights", place / "work", place / "repository", steps=STEPS)
-    products.train(order, Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:  # a minute of tracing: `test_a_profile_that_loads` does it
+        patch.setattr(products, "export_tiny", lambda *arguments: None)
+        products.train(order, Console(quiet=True))
     return order
 
 
+@pytest.mark.sizes
 def test_a_profile_that_loads(trained: Order) -> None:
+    (trained.work / "tiles" / "export.done").unlink()
+    products.train(trained, Console(quiet=True))
     launcher.check_artefacts(trained.repository, "tiles")
     for model in GRAPHS:
         onnxruntime.InferenceSession(str(load_manifest(trained.repository / model, "tiles").path("model.onnx")))
