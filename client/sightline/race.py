@@ -68,9 +68,10 @@ class Race:
         """Whether the request goes on after `error`: another attempt is planned, or `others` are still on their way."""
         if isinstance(error, FINAL):
             return False
+        if error.transient or error.status == "DEADLINE_EXCEEDED":  # silence too: a server that hangs or is switched off
+            replica.failed(self._clock())
         if not error.transient:
             return others
-        replica.failed(self._clock())
         if self._may_go_on() and self._budget.spend():
             self._plan(backoff(len(self._tried)))
             self._paid = self._wake is not None

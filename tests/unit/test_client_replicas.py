@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -99,6 +100,20 @@ def test_each_replica_is_asked_once(code: str, line: str, asked: int) -> None:
     assert sum(len(fake.calls) for fake in fakes) == asked + 1
     for fake in fakes:
         fake.stop()
+
+
+def test_a_server_that_takes_and_never_answers_loses_its_turn(pair: tuple[Counted, Counted]) -> None:
+    """It hangs, or its machine was switched off. The request that found out is not sent again: it may be running there."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"127.0.0.1:{silent.getsockname()[1]},{pair[0].url}"
+        with sightline.Client(url, timeout=0.3) as client:
+            late = 0
+            for _ in range(6):
+                try:
+                    client.inspect(b"x", timeout=0.3)
+                except sightline.Timeout:
+                    late += 1
+    assert late == 1 and len(pair[0].ids) == 5
 
 
 def test_what_changes_the_server_is_sent_once(pair: tuple[Counted, Counted]) -> None:
