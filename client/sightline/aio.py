@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
@@ -13,9 +13,9 @@ import grpc
 import grpc.aio
 
 from . import calls
-from .base import Connection, deadline
+from .base import CLOSED, Connection, deadline
 from .calls import Call, Events, Options, Sending
-from .errors import NotInspected
+from .errors import Cancelled, NotInspected
 from .pictures import Picture
 from .protocol import Service, message
 from .race import Race
@@ -112,6 +112,8 @@ class Client(Connection):
             return bool((await replica.stub.ModelReady(message("ModelReadyRequest", name="inspect"), timeout=timeout)).ready)
         except grpc.RpcError:
             return False
+        except grpc.aio.UsageError:  # gRPC's word for a closed channel
+            raise Cancelled(CLOSED, "CANCELLED") from None
 
     async def _run(self, make: Callable[[], Call[T]]) -> T:
         async with self._sending(make) as (call, race):
@@ -123,13 +125,12 @@ class Client(Connection):
         call = (await asyncio.to_thread(make)).named(self._policy, self.timeout)  # reading and encoding pictures takes a while
         end = deadline(call)
         try:
-            self._check_open(call)
-            await self._enter(end)
-            try:
+            with ExitStack() as left:
+                self._register(call)
+                left.callback(self._forget, call)
+                await self._enter(end)
+                left.callback(self._places.release)
                 yield call, self._race(call, end)
-            finally:
-                self._places.release()
-                self._forget(call)
         except NotInspected as error:
             raise call.blame(error) from error.__cause__
 
@@ -173,6 +174,7 @@ class Client(Connection):
                 attempt.settle(False)
 
     async def _begin(self, call: Call[T], race: Race, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:
+        self._check_wanted(call)
         replica, size = race.start(), call.tensors.large()
         shared = replica.shared if replica.shared and replica.shared.wants(size) else None
         region = (shared.take(size) or await asyncio.to_thread(shared.make, size)) if shared else None
@@ -181,17 +183,20 @@ class Client(Connection):
     def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:
         seconds = race.left()
         request = call.message(seconds, attempt.region)
-        flight = attempt.replica.stub.ModelInfer(request, timeout=seconds, metadata=call.metadata())
+        try:
+            flight = attempt.replica.stub.ModelInfer(request, timeout=seconds, metadata=call.metadata())
+        except grpc.aio.UsageError:  # gRPC's word for a closed channel
+            attempt.settle(False)
+            raise Cancelled(CLOSED, "CANCELLED") from None
         running[flight] = attempt
-        self._flights[call.request_id].append(flight)
+        self._flies(call, flight)
         flight.add_done_callback(ended.put_nowait)
 
     async def _stream(self, make: Callable[[], Call[Report]]) -> AsyncIterator[Event]:
         async with self._sending(make) as (call, race):
             while True:
-                events, replica, seconds = Events(call), race.start(), race.left()
-                flight = replica.stub.ModelStreamInfer(iter((call.message(seconds),)), timeout=seconds, metadata=call.metadata())
-                self._flights[call.request_id].append(flight)
+                events, replica = Events(call), race.start()
+                flight = self._open(call, race.left(), replica)
                 try:
                     async for response in flight:
                         event = events.read(response)
@@ -205,9 +210,20 @@ class Client(Connection):
                     if events.began or not race.lost(replica, error, False):
                         raise error from None
                 except asyncio.CancelledError:  # gRPC's word for `cancel` too; the task's own goes on
-                    if self._closed or call.request_id in self._dropped:
-                        raise self._error(call, replica, grpc.StatusCode.CANCELLED, None) from None
+                    self._check_wanted(call)
                     raise
                 finally:
-                    flight.cancel()
+                    if not flight.done():  # closed early, or an answer that is none
+                        flight.cancel()
                 await asyncio.sleep(race.wait() or 0.0)
+
+    def _open(self, call: Call[Report], seconds: float, replica: Replica) -> Any:
+        """A stream that has begun."""
+        self._check_wanted(call)
+        request = call.message(seconds)
+        try:
+            flight = replica.stub.ModelStreamInfer(iter((request,)), timeout=seconds, metadata=call.metadata())
+        except grpc.aio.UsageError:  # gRPC's word for a closed channel
+            raise Cancelled(CLOSED, "CANCELLED") from None
+        self._flies(call, flight)
+        return flight
