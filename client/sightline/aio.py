@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from . import calls
-from .base import CLOSED, Connection, deadline
+from .base import CLOSED, ChannelOptions, Connection, deadline
 from .calls import Call, Events, Options, Sending
 from .errors import Cancelled, NotInspected
 from .pictures import Picture
@@ -82,15 +82,12 @@ class Client(Connection):
 
     async def ready(self, timeout: float = 5.0) -> bool:
         """Whether a server answers and has its inspection model loaded."""
-        return any(await asyncio.gather(*(self._ready(replica, timeout) for replica in self._replicas.all)))
+        return any(await asyncio.gather(*(self._ready(replica, timeout) for replica in self._replicas.current())))
 
     async def close(self) -> None:
         """Ends the connections; calls still running raise Cancelled."""
         self._closed = True
-        for replica in self._replicas.all:
-            if replica.shared:
-                await asyncio.to_thread(replica.shared.close)
-            await replica.channel.close()
+        await asyncio.gather(*map(self._end, self._replicas.all))
         for channel in self._blocking:
             channel.close()
 
@@ -100,12 +97,23 @@ class Client(Connection):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _blocking_stub(self, replica: Replica) -> Any:
+    def _blocking_stub(self, replica: Replica, options: ChannelOptions) -> Any:
         """A connection of its own: the loop's cannot be used from a thread. It is made when it is needed."""
-        secret, options = self._secret, self._options
-        channel = grpc.secure_channel(replica.address, secret, options) if secret else grpc.insecure_channel(replica.address, options)
+        channel = self._channel(grpc, replica.address, options)
         self._blocking.append(channel)
         return Service(channel)
+
+    def _end(self, replica: Replica) -> asyncio.Task[None]:
+        """Begins to; the loop itself would forget the task."""
+        task = asyncio.create_task(self._ended(replica))
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+        return task
+
+    async def _ended(self, replica: Replica) -> None:
+        if replica.shared:
+            await asyncio.to_thread(replica.shared.close)
+        await replica.channel.close()
 
     async def _ready(self, replica: Replica, timeout: float) -> bool:
         try:

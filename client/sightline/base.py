@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeAlias, TypeVar, Unpack
 
 import grpc
 
@@ -18,13 +18,14 @@ from .shared import Shared, is_here
 from .tls import Tls
 
 T = TypeVar("T")
+ChannelOptions: TypeAlias = Sequence[tuple[str, str | int]]
 CLOSED = "the client is closed"
 
 
 class Connection:
     """
     Args:
-        url: `HOST:PORT`; several with commas between; or `dns:///NAME:PORT` for all addresses of that name.
+        url: `HOST:PORT`; several with commas between; or `dns:///NAME:PORT` for the servers at all addresses of that name.
         timeout: deadline of a call in seconds, where it names none of its own.
         tls: certificates of the connection; `credentials` are gRPC's own form of them.
         settings: retries, hedging, requests at a time, traces, shared memory (`sightline.Settings`).
@@ -32,6 +33,7 @@ class Connection:
 
     _grpc: Any
     _gate: Any  # makes what lets so many requests through at a time
+    _end: Any  # ends the connection of a replica
 
     def __init__(
         self,
@@ -47,12 +49,11 @@ class Connection:
         self._policy, self._budget = Policy(**settings), Budget()
         self._places: Any = self._gate(self._policy.max_in_flight)
         self._blocking: list[grpc.Channel] = []  # for the shared memory, where calls are not
+        self._ends: set[Any] = set()  # connections that are being ended meanwhile
         self._secret = tls.credentials() if tls else credentials
-        self._options: Sequence[tuple[str, str | int]] = (*CHANNEL, *(tls.options() if tls else ()))
-        self._replicas = Replicas(url, self._connect)
-        for replica in self._replicas.all:
-            if self._policy.shared_memory and is_here(replica.address):
-                replica.shared = Shared(self._blocking_stub(replica))
+        self._renamed = bool(tls and tls.name)
+        self._options: ChannelOptions = (*CHANNEL, *(tls.options() if tls else ()))
+        self._replicas = Replicas(url, self._replica, self._end)
         self._flights: dict[str, list[Any]] = {}  # of every request from its beginning, so that it can be given up at any time
         self._dropped: set[str] = set()
         self._names = threading.Lock()  # of both
@@ -70,12 +71,22 @@ class Connection:
             flight.cancel()
         return True
 
-    def _connect(self, address: str) -> Any:
-        if self._secret:
-            return self._grpc.secure_channel(address, self._secret, options=self._options)
-        return self._grpc.insecure_channel(address, options=self._options)
+    def _replica(self, address: str, authority: str | None) -> Replica:
+        """`authority`: the name that the address was found by; the server's certificate is for the name."""
+        named = authority and not self._renamed
+        options = (*self._options, *((("grpc.default_authority", authority),) if named else ()))
+        replica = Replica(address, self._channel(self._grpc, address, options))
+        if self._policy.shared_memory and is_here(address):
+            replica.shared = Shared(self._blocking_stub(replica, options))
+        return replica
 
-    def _blocking_stub(self, replica: Replica) -> Any:
+    def _channel(self, kind: Any, address: str, options: ChannelOptions) -> Any:
+        """`kind`: gRPC's module, blocking or of asyncio."""
+        if self._secret:
+            return kind.secure_channel(address, self._secret, options=options)
+        return kind.insecure_channel(address, options=options)
+
+    def _blocking_stub(self, replica: Replica, options: ChannelOptions) -> Any:
         """What the shared memory is registered with."""
         return replica.stub
 

@@ -87,21 +87,24 @@ class Client(Connection):
 
     def ready(self, timeout: float = 5.0) -> bool:
         """Whether a server answers and has its inspection model loaded. (Its health port says whether inspections pass.)"""
-        return any(self._ready(replica, timeout) for replica in self._replicas.all)
+        return any(self._ready(replica, timeout) for replica in self._replicas.current())
 
     def close(self) -> None:
         """Ends the connections; calls still running raise Cancelled."""
         self._closed = True
         for replica in self._replicas.all:
-            if replica.shared:
-                replica.shared.close()
-            replica.channel.close()
+            self._end(replica)
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _end(self, replica: Replica) -> None:
+        if replica.shared:
+            replica.shared.close()
+        replica.channel.close()
 
     def _ready(self, replica: Replica, timeout: float) -> bool:
         try:

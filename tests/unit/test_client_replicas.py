@@ -184,21 +184,6 @@ def test_requests_in_flight_are_bounded(pair: tuple[Counted, Counted], when_full
     assert len(pair[0].ids) == 2
 
 
-def test_one_name_may_stand_for_several_servers(pair: tuple[Counted, Counted]) -> None:
-    """`localhost` is 127.0.0.1 and ::1; without the second one there is nothing to share."""
-    port = pair[0].url.rpartition(":")[2]
-    try:
-        other = FakeTriton(answer, f"[::1]:{port}")
-    except RuntimeError:
-        pytest.skip("no IPv6 on the loopback")
-    with sightline.Client(f"dns:///localhost:{port}") as client:
-        assert all(client.inspect(b"bad").anomaly for _ in range(30))
-        assert min(len(pair[0].ids), len(other.calls)) >= 5
-        pair[0].stop()
-        assert all(client.inspect(b"bad").anomaly for _ in range(30))
-    other.stop()
-
-
 @pytest.mark.parametrize("url", ["", "a:1,", "a:1,a:1"])
 def test_a_wrong_address_is_said(url: str) -> None:
     with pytest.raises(sightline.InvalidInput, match="url"):
