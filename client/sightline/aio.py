@@ -22,8 +22,24 @@ from .race import Race
 from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
 from .session import AsyncChat
+from .shared import Region, Shared
 
 T = TypeVar("T")
+
+
+async def _made(shared: Shared, size: int, seconds: float) -> Region | None:
+    """A new region. The thread that makes it goes on when our task is cancelled: then the next request may have it."""
+
+    def freed(made: asyncio.Future[Region | None]) -> None:
+        if not made.cancelled() and (region := made.result()):
+            shared.free(region)
+
+    making = asyncio.ensure_future(asyncio.to_thread(shared.make, size, seconds))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(freed)
+        raise
 
 
 class Client(Connection):
@@ -185,7 +201,7 @@ class Client(Connection):
         self._check_wanted(call)
         replica, size = race.start(), call.tensors.large()
         shared = replica.shared if replica.shared and replica.shared.wants(size) else None
-        region = (shared.take(size) or await asyncio.to_thread(shared.make, size)) if shared else None
+        region = (shared.take(size) or await _made(shared, size, race.left())) if shared else None
         self._send(call, race, Attempt(replica, region), running, ended)
 
     def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:

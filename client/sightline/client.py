@@ -173,7 +173,8 @@ class Client(Connection):
         self._check_wanted(call)
         replica, size = race.start(), call.tensors.large()
         shared = replica.shared if replica.shared and replica.shared.wants(size) else None
-        self._send(call, race, Attempt(replica, (shared.take(size) or shared.make(size)) if shared else None), running, ended)
+        region = (shared.take(size) or shared.make(size, race.left())) if shared else None
+        self._send(call, race, Attempt(replica, region), running, ended)
 
     def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: SimpleQueue[Any]) -> None:
         seconds = race.left()
