@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, Unpack
 
@@ -13,17 +13,33 @@ import grpc
 import grpc.aio
 
 from . import calls
-from .base import Connection, deadline
+from .base import CLOSED, ChannelOptions, Connection, deadline
 from .calls import Call, Events, Options, Sending
-from .errors import NotInspected
+from .errors import Cancelled, NotInspected
 from .pictures import Picture
 from .protocol import Service, message
 from .race import Race
 from .replicas import Attempt, Replica
 from .report import Event, Report, Segment
 from .session import AsyncChat
+from .shared import Region, Shared
 
 T = TypeVar("T")
+
+
+async def _made(shared: Shared, size: int, seconds: float) -> Region | None:
+    """A new region. The thread that makes it goes on when our task is cancelled: then the next request may have it."""
+
+    def freed(made: asyncio.Future[Region | None]) -> None:
+        if not made.cancelled() and (region := made.result()):
+            shared.free(region)
+
+    making = asyncio.ensure_future(asyncio.to_thread(shared.make, size, seconds))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(freed)
+        raise
 
 
 class Client(Connection):
@@ -82,15 +98,12 @@ class Client(Connection):
 
     async def ready(self, timeout: float = 5.0) -> bool:
         """Whether a server answers and has its inspection model loaded."""
-        return any(await asyncio.gather(*(self._ready(replica, timeout) for replica in self._replicas.all)))
+        return any(await asyncio.gather(*(self._ready(replica, timeout) for replica in self._replicas.current())))
 
     async def close(self) -> None:
         """Ends the connections; calls still running raise Cancelled."""
         self._closed = True
-        for replica in self._replicas.all:
-            if replica.shared:
-                await asyncio.to_thread(replica.shared.close)
-            await replica.channel.close()
+        await asyncio.gather(*map(self._end, self._replicas.all))
         for channel in self._blocking:
             channel.close()
 
@@ -100,18 +113,31 @@ class Client(Connection):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def _blocking_stub(self, replica: Replica) -> Any:
+    def _blocking_stub(self, replica: Replica, options: ChannelOptions) -> Any:
         """A connection of its own: the loop's cannot be used from a thread. It is made when it is needed."""
-        secret, options = self._secret, self._options
-        channel = grpc.secure_channel(replica.address, secret, options) if secret else grpc.insecure_channel(replica.address, options)
+        channel = self._channel(grpc, replica.address, options)
         self._blocking.append(channel)
         return Service(channel)
+
+    def _end(self, replica: Replica) -> asyncio.Task[None]:
+        """Begins to; the loop itself would forget the task."""
+        task = asyncio.create_task(self._ended(replica))
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+        return task
+
+    async def _ended(self, replica: Replica) -> None:
+        if replica.shared:
+            await asyncio.to_thread(replica.shared.close)
+        await replica.channel.close()
 
     async def _ready(self, replica: Replica, timeout: float) -> bool:
         try:
             return bool((await replica.stub.ModelReady(message("ModelReadyRequest", name="inspect"), timeout=timeout)).ready)
         except grpc.RpcError:
             return False
+        except grpc.aio.UsageError:  # gRPC's word for a closed channel
+            raise Cancelled(CLOSED, "CANCELLED") from None
 
     async def _run(self, make: Callable[[], Call[T]]) -> T:
         async with self._sending(make) as (call, race):
@@ -123,13 +149,12 @@ class Client(Connection):
         call = (await asyncio.to_thread(make)).named(self._policy, self.timeout)  # reading and encoding pictures takes a while
         end = deadline(call)
         try:
-            self._check_open(call)
-            await self._enter(end)
-            try:
+            with ExitStack() as left:
+                self._register(call)
+                left.callback(self._forget, call)
+                await self._enter(end)
+                left.callback(self._places.release)
                 yield call, self._race(call, end)
-            finally:
-                self._places.release()
-                self._forget(call)
         except NotInspected as error:
             raise call.blame(error) from error.__cause__
 
@@ -173,25 +198,29 @@ class Client(Connection):
                 attempt.settle(False)
 
     async def _begin(self, call: Call[T], race: Race, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:
+        self._check_wanted(call)
         replica, size = race.start(), call.tensors.large()
         shared = replica.shared if replica.shared and replica.shared.wants(size) else None
-        region = (shared.take(size) or await asyncio.to_thread(shared.make, size)) if shared else None
+        region = (shared.take(size) or await _made(shared, size, race.left())) if shared else None
         self._send(call, race, Attempt(replica, region), running, ended)
 
     def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: asyncio.Queue[Any]) -> None:
         seconds = race.left()
         request = call.message(seconds, attempt.region)
-        flight = attempt.replica.stub.ModelInfer(request, timeout=seconds, metadata=call.metadata())
+        try:
+            flight = attempt.replica.stub.ModelInfer(request, timeout=seconds, metadata=call.metadata())
+        except grpc.aio.UsageError:  # gRPC's word for a closed channel
+            attempt.settle(False)
+            raise Cancelled(CLOSED, "CANCELLED") from None
         running[flight] = attempt
-        self._flights[call.request_id].append(flight)
+        self._flies(call, flight)
         flight.add_done_callback(ended.put_nowait)
 
     async def _stream(self, make: Callable[[], Call[Report]]) -> AsyncIterator[Event]:
         async with self._sending(make) as (call, race):
             while True:
-                events, replica, seconds = Events(call), race.start(), race.left()
-                flight = replica.stub.ModelStreamInfer(iter((call.message(seconds),)), timeout=seconds, metadata=call.metadata())
-                self._flights[call.request_id].append(flight)
+                events, replica = Events(call), race.start()
+                flight = self._open(call, race.left(), replica)
                 try:
                     async for response in flight:
                         event = events.read(response)
@@ -205,9 +234,20 @@ class Client(Connection):
                     if events.began or not race.lost(replica, error, False):
                         raise error from None
                 except asyncio.CancelledError:  # gRPC's word for `cancel` too; the task's own goes on
-                    if self._closed or call.request_id in self._dropped:
-                        raise self._error(call, replica, grpc.StatusCode.CANCELLED, None) from None
+                    self._check_wanted(call)
                     raise
                 finally:
-                    flight.cancel()
+                    if not flight.done():  # closed early, or an answer that is none
+                        flight.cancel()
                 await asyncio.sleep(race.wait() or 0.0)
+
+    def _open(self, call: Call[Report], seconds: float, replica: Replica) -> Any:
+        """A stream that has begun."""
+        self._check_wanted(call)
+        request = call.message(seconds)
+        try:
+            flight = replica.stub.ModelStreamInfer(iter((request,)), timeout=seconds, metadata=call.metadata())
+        except grpc.aio.UsageError:  # gRPC's word for a closed channel
+            raise Cancelled(CLOSED, "CANCELLED") from None
+        self._flies(call, flight)
+        return flight

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeAlias, TypeVar, Unpack
 
 import grpc
 
@@ -17,12 +18,14 @@ from .shared import Shared, is_here
 from .tls import Tls
 
 T = TypeVar("T")
+ChannelOptions: TypeAlias = Sequence[tuple[str, str | int]]
+CLOSED = "the client is closed"
 
 
 class Connection:
     """
     Args:
-        url: `HOST:PORT`; several with commas between; or `dns:///NAME:PORT` for all addresses of that name.
+        url: `HOST:PORT`; several with commas between; or `dns:///NAME:PORT` for the servers at all addresses of that name.
         timeout: deadline of a call in seconds, where it names none of its own.
         tls: certificates of the connection; `credentials` are gRPC's own form of them.
         settings: retries, hedging, requests at a time, traces, shared memory (`sightline.Settings`).
@@ -30,6 +33,7 @@ class Connection:
 
     _grpc: Any
     _gate: Any  # makes what lets so many requests through at a time
+    _end: Any  # ends the connection of a replica
 
     def __init__(
         self,
@@ -45,54 +49,85 @@ class Connection:
         self._policy, self._budget = Policy(**settings), Budget()
         self._places: Any = self._gate(self._policy.max_in_flight)
         self._blocking: list[grpc.Channel] = []  # for the shared memory, where calls are not
+        self._ends: set[Any] = set()  # connections that are being ended meanwhile
         self._secret = tls.credentials() if tls else credentials
-        self._options: Sequence[tuple[str, str | int]] = (*CHANNEL, *(tls.options() if tls else ()))
-        self._replicas = Replicas(url, self._connect)
-        for replica in self._replicas.all:
-            if self._policy.shared_memory and is_here(replica.address):
-                replica.shared = Shared(self._blocking_stub(replica))
-        self._flights: dict[str, list[Any]] = {}
+        self._renamed = bool(tls and tls.name)
+        self._options: ChannelOptions = (*CHANNEL, *(tls.options() if tls else ()))
+        self._replicas = Replicas(url, self._replica, self._end)
+        self._flights: dict[str, list[Any]] = {}  # of every request from its beginning, so that it can be given up at any time
         self._dropped: set[str] = set()
+        self._names = threading.Lock()  # of both
         self._closed = False
 
     def cancel(self, request_id: str) -> bool:
         """Gives up a request of this client that is running elsewhere: its call raises Cancelled. Whether there was one."""
-        flights = list(self._flights.get(request_id, ()))
-        if flights:
+        with self._names:
+            flights = self._flights.get(request_id)
+            if flights is None:
+                return False
             self._dropped.add(request_id)
+            flights = list(flights)
         for flight in flights:
             flight.cancel()
-        return bool(flights)
+        return True
 
-    def _connect(self, address: str) -> Any:
+    def _replica(self, address: str, authority: str | None) -> Replica:
+        """`authority`: the name that the address was found by; the server's certificate is for the name."""
+        named = authority and not self._renamed
+        options = (*self._options, *((("grpc.default_authority", authority),) if named else ()))
+        replica = Replica(address, self._channel(self._grpc, address, options))
+        if self._policy.shared_memory and is_here(address):
+            replica.shared = Shared(self._blocking_stub(replica, options))
+        return replica
+
+    def _channel(self, kind: Any, address: str, options: ChannelOptions) -> Any:
+        """`kind`: gRPC's module, blocking or of asyncio."""
         if self._secret:
-            return self._grpc.secure_channel(address, self._secret, options=self._options)
-        return self._grpc.insecure_channel(address, options=self._options)
+            return kind.secure_channel(address, self._secret, options=options)
+        return kind.insecure_channel(address, options=options)
 
-    def _blocking_stub(self, replica: Replica) -> Any:
+    def _blocking_stub(self, replica: Replica, options: ChannelOptions) -> Any:
         """What the shared memory is registered with."""
         return replica.stub
 
-    def _check_open(self, call: Call[Any]) -> None:
+    def _register(self, call: Call[Any]) -> None:
         if self._closed:
-            raise Cancelled("the client is closed", "CANCELLED")
-        if call.request_id in self._flights:
-            raise InvalidInput(f"request_id: {call.request_id!r} is in flight already", "INVALID_ARGUMENT")
-
-    def _race(self, call: Call[Any], deadline: float) -> Race:
-        self._flights[call.request_id] = []
-        return Race(self._replicas, self._policy, self._budget, deadline, call.safe)
+            raise Cancelled(CLOSED, "CANCELLED")
+        with self._names:
+            if call.request_id in self._flights:
+                raise InvalidInput(f"request_id: {call.request_id!r} is in flight already", "INVALID_ARGUMENT")
+            self._flights[call.request_id] = []
 
     def _forget(self, call: Call[Any]) -> None:
-        self._flights.pop(call.request_id, None)
-        self._dropped.discard(call.request_id)
+        with self._names:
+            del self._flights[call.request_id]
+            self._dropped.discard(call.request_id)
+
+    def _race(self, call: Call[Any], deadline: float) -> Race:
+        return Race(self._replicas, self._policy, self._budget, deadline, call.safe)
+
+    def _check_wanted(self, call: Call[Any]) -> None:
+        """Cancelled where the request was given up; asked before each attempt, because that may have been while it waited."""
+        if self._closed or call.request_id in self._dropped:
+            raise self._given_up()
+
+    def _flies(self, call: Call[Any], flight: Any) -> None:
+        """An attempt is on its way. One that `cancel` has just missed is given up here."""
+        with self._names:
+            self._flights[call.request_id].append(flight)
+            dropped = call.request_id in self._dropped
+        if dropped:
+            flight.cancel()
+
+    def _given_up(self) -> Cancelled:
+        return Cancelled(CLOSED if self._closed else "the request was given up", "CANCELLED")
 
     def _error(self, call: Call[Any], replica: Replica, code: grpc.StatusCode, details: str | None) -> NotInspected:
         """What a status means here. A request that nobody has given up is cancelled by a server that stops."""
         if code is not grpc.StatusCode.CANCELLED:
             return from_status(code, details, replica.address)
         if self._closed or call.request_id in self._dropped:
-            return Cancelled("the client is closed" if self._closed else "the request was given up", "CANCELLED")
+            return self._given_up()
         return from_status(grpc.StatusCode.UNAVAILABLE, "the server cancelled the request", replica.address)
 
     def _full(self) -> Overloaded:

@@ -58,7 +58,7 @@ class Call(Generic[T]):
 
     def named(self, policy: Policy, timeout: float) -> Call[T]:
         """With everything that was left open: deadline, id and trace."""
-        seconds = self.timeout or timeout
+        seconds = timeout if self.timeout is None else self.timeout
         if not 0 < seconds < float("inf"):
             raise InvalidInput(f"timeout: expected seconds, got {seconds}", "INVALID_ARGUMENT")
         header = trace.traceparent(self.traceparent, policy.trace)

@@ -227,5 +227,5 @@ def _tell(answer: Any, args: argparse.Namespace) -> int:
     if args.json:
         print(show.line(answer))
     else:
-        show.product_lines(Console(), answer)
+        show.products(Console(), answer)
     return NORMAL

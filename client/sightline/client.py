@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, Unpack
 
 import grpc
 
 from . import calls
-from .base import Connection, deadline
+from .base import CLOSED, Connection, deadline
 from .calls import Call, Events, Options, Sending
 from .errors import Cancelled, NotInspected
 from .pictures import Picture
@@ -87,15 +87,13 @@ class Client(Connection):
 
     def ready(self, timeout: float = 5.0) -> bool:
         """Whether a server answers and has its inspection model loaded. (Its health port says whether inspections pass.)"""
-        return any(self._ready(replica, timeout) for replica in self._replicas.all)
+        return any(self._ready(replica, timeout) for replica in self._replicas.current())
 
     def close(self) -> None:
         """Ends the connections; calls still running raise Cancelled."""
         self._closed = True
         for replica in self._replicas.all:
-            if replica.shared:
-                replica.shared.close()
-            replica.channel.close()
+            self._end(replica)
 
     def __enter__(self) -> Client:
         return self
@@ -103,11 +101,18 @@ class Client(Connection):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _end(self, replica: Replica) -> None:
+        if replica.shared:
+            replica.shared.close()
+        replica.channel.close()
+
     def _ready(self, replica: Replica, timeout: float) -> bool:
         try:
             return bool(replica.stub.ModelReady(message("ModelReadyRequest", name="inspect"), timeout=timeout).ready)
         except grpc.RpcError:
             return False
+        except ValueError:  # gRPC's word for a closed channel
+            raise Cancelled(CLOSED, "CANCELLED") from None
 
     def _run(self, call: Call[T]) -> T:
         with self._sending(call) as (call, race):
@@ -119,13 +124,12 @@ class Client(Connection):
         call = call.named(self._policy, self.timeout)
         end = deadline(call)
         try:
-            self._check_open(call)
-            self._enter(end)
-            try:
+            with ExitStack() as left:
+                self._register(call)
+                left.callback(self._forget, call)
+                self._enter(end)
+                left.callback(self._places.release)
                 yield call, self._race(call, end)
-            finally:
-                self._places.release()
-                self._forget(call)
         except NotInspected as error:
             raise call.blame(error) from error.__cause__
 
@@ -166,9 +170,11 @@ class Client(Connection):
                 attempt.settle(False)
 
     def _begin(self, call: Call[T], race: Race, running: dict[Any, Attempt], ended: SimpleQueue[Any]) -> None:
+        self._check_wanted(call)
         replica, size = race.start(), call.tensors.large()
         shared = replica.shared if replica.shared and replica.shared.wants(size) else None
-        self._send(call, race, Attempt(replica, (shared.take(size) or shared.make(size)) if shared else None), running, ended)
+        region = (shared.take(size) or shared.make(size, race.left())) if shared else None
+        self._send(call, race, Attempt(replica, region), running, ended)
 
     def _send(self, call: Call[T], race: Race, attempt: Attempt, running: dict[Any, Attempt], ended: SimpleQueue[Any]) -> None:
         seconds = race.left()
@@ -177,17 +183,16 @@ class Client(Connection):
             flight = attempt.replica.stub.ModelInfer.future(request, timeout=seconds, metadata=call.metadata())
         except ValueError:  # gRPC's word for a closed channel
             attempt.settle(False)
-            raise Cancelled("the client is closed", "CANCELLED") from None
+            raise Cancelled(CLOSED, "CANCELLED") from None
         running[flight] = attempt
-        self._flights[call.request_id].append(flight)
+        self._flies(call, flight)
         flight.add_done_callback(ended.put)
 
     def _stream(self, call: Call[Report]) -> Iterator[Event]:
         with self._sending(call) as (call, race):
             while True:
-                events, replica, seconds = Events(call), race.start(), race.left()
-                flight = replica.stub.ModelStreamInfer(iter((call.message(seconds),)), timeout=seconds, metadata=call.metadata())
-                self._flights[call.request_id].append(flight)
+                events, replica = Events(call), race.start()
+                flight = self._open(call, race.left(), replica)
                 try:
                     for response in flight:
                         event = events.read(response)
@@ -201,5 +206,17 @@ class Client(Connection):
                     if events.began or not race.lost(replica, error, False):
                         raise error from None
                 finally:
-                    flight.cancel()
+                    if flight.is_active():  # closed early, or an answer that is none
+                        flight.cancel()
                 time.sleep(race.wait() or 0.0)
+
+    def _open(self, call: Call[Report], seconds: float, replica: Replica) -> Any:
+        """A stream that has begun."""
+        self._check_wanted(call)
+        request = call.message(seconds)
+        try:
+            flight = replica.stub.ModelStreamInfer(iter((request,)), timeout=seconds, metadata=call.metadata())
+        except ValueError:  # gRPC's word for a closed channel
+            raise Cancelled(CLOSED, "CANCELLED") from None
+        self._flies(call, flight)
+        return flight

@@ -23,6 +23,7 @@ from .report import Report, parse
 
 Mistake = Literal["false_alarm", "missed"]
 KEEP = "enrol it with `sightline enroll --feedback` or `Feedback.enroll`"
+CREATED = "created.json"
 WRONG_ABOUT = {"false_alarm": "anomaly", "missed": "normal"}
 
 
@@ -59,7 +60,8 @@ class Effect:
 
 
 class Feedback:
-    """A folder: `marks` with a JSON file and a picture each, `products/NAME` with pictures of normal parts."""
+    """A folder: `marks` with a JSON file and a picture each, `products/NAME` with pictures of normal parts and the time of
+    the enrolment that they are of."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._marks, self._products = Path(folder) / "marks", Path(folder) / "products"
@@ -103,6 +105,7 @@ class Feedback:
             _write(folder / f"{number:04d}.bin", picture)
         for path in sorted(folder.glob("*.bin"))[len(pictures) :]:
             path.unlink()
+        _write(folder / CREATED, json.dumps(_created(answer)).encode())
         return answer
 
     def accept(self, client: Client, mark: Mark) -> Effect:
@@ -113,16 +116,31 @@ class Feedback:
         if not kept:
             raise UnknownProduct(f"no pictures of product {mark.product!r} are kept here; {KEEP}", "NOT_FOUND")
         picture = self.picture(mark)
-        before = client.inspect(picture, product=mark.product)
-        recipe = client.describe(mark.product)["product"]
+        answer = client.describe(mark.product)
+        if _created(answer) != self._enrolled(mark.product):
+            raise _wrong(
+                f"product {mark.product!r} is not the one whose pictures are kept here: it was enrolled again elsewhere; to learn, {KEEP}"
+            )
+        before, recipe = client.inspect(picture, product=mark.product), answer["product"]
         again = {key: recipe.get(key) or None for key in ("description", "prompt", "box")}
         images = kept if picture in kept else [*kept, picture]
         self.enroll(client, mark.product, images, **again)
         self._save(replace(mark, accepted=True))
         return Effect(before, client.inspect(picture, product=mark.product), len(images))
 
+    def _enrolled(self, name: str) -> str | None:
+        """When the product was enrolled with the pictures that are kept."""
+        path = self._products / name / CREATED
+        return str(json.loads(path.read_text("utf-8"))) if path.exists() else None
+
     def _save(self, mark: Mark) -> None:
         _write(self._marks / f"{mark.id}.json", json.dumps(asdict(mark), ensure_ascii=False).encode())
+
+
+def _created(answer: dict[str, Any]) -> str | None:
+    """When the server enrolled the product that its answer describes."""
+    created = answer.get("product", {}).get("created")
+    return None if created is None else str(created)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.text import Text
 
-from . import show
+from . import show, tables
 from .client import Client
 from .errors import InvalidInput
 from .feedback import Effect, Feedback, Mark, Mistake
@@ -93,7 +93,12 @@ def _answer(line: dict[str, Any], image: str) -> tuple[dict[str, Any], dict[str,
 
 
 def _list(_: None, args: argparse.Namespace) -> int:
-    for mark in Feedback(args.feedback).marks():
+    marks, console = Feedback(args.feedback).marks(), Console()
+    if console.is_terminal and marks and not args.json:
+        told = ("id", "when", "mistake", "product", "operator", "note", "accepted")
+        tables.rows(console, [{key: getattr(mark, key) for key in told} for mark in marks])
+        return 0
+    for mark in marks:
         _tell(mark, args.json)
     return 0
 

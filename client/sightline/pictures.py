@@ -74,7 +74,7 @@ def to_rgb(picture: Picture) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the server's own limit has been passed by now
             image = Image.open(io.BytesIO(encode(picture)))
             return _eight_bit(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise InvalidInput(f"IMAGE: not a picture that can be drawn on: {error}", "INVALID_ARGUMENT") from error
 
 

@@ -33,14 +33,14 @@ class Race:
         self.deadline = deadline
         self._attempts = policy.attempts if safe else 1
         self._hedge_after = policy.hedge_after if safe else None
-        self._tried: list[Replica] = []
+        self._among, self._tried = replicas.current(), list[Replica]()
         self._wake: float | None = None
         self._hedged = self._paid = False  # paid: the planned attempt is in the budget already
         budget.earn()
 
     def start(self) -> Replica:
         """The replica to ask now."""
-        replica = self._replicas.pick(self._tried)
+        replica = self._replicas.pick(self._among, self._tried)
         self._tried.append(replica)
         self._wake, self._paid = None, False
         if self._hedge_after is not None and not self._hedged:
@@ -68,16 +68,17 @@ class Race:
         """Whether the request goes on after `error`: another attempt is planned, or `others` are still on their way."""
         if isinstance(error, FINAL):
             return False
+        if error.transient or error.status == "DEADLINE_EXCEEDED":  # silence too: a server that hangs or is switched off
+            replica.failed(self._clock())
         if not error.transient:
             return others
-        replica.failed(self._clock())
         if self._may_go_on() and self._budget.spend():
             self._plan(backoff(len(self._tried)))
             self._paid = self._wake is not None
         return others or self._wake is not None
 
     def _may_go_on(self) -> bool:
-        return not self._paid and len(self._tried) < self._attempts and self._replicas.any_left(self._tried)
+        return not self._paid and len(self._tried) < self._attempts and len(self._tried) < len(self._among)
 
     def _plan(self, seconds: float) -> None:
         wake = self._clock() + seconds

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import InvalidInput, NotInspected
+from .names import Name, name
 from .policy import rest
 from .protocol import Service
 from .shared import Region, Shared
 
 INT32_MAX = 2**31 - 1
+GRACE_S = 600.0  # until the connection to an address that is gone is ended: what it was sent last may run so long (enrolling)
 ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 CHANNEL: tuple[tuple[str, str | int], ...] = (
     ("grpc.max_send_message_length", INT32_MAX),
     ("grpc.max_receive_message_length", INT32_MAX),
-    ("grpc.service_config", ROUND_ROBIN),  # all addresses behind one name (dns:///) share the load
+    ("grpc.service_config", ROUND_ROBIN),  # of a name that gRPC looks up, as `localhost`: whichever of its addresses answers
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),  # a restarted server is found again in seconds; gRPC's own limit is two minutes
 )
@@ -40,7 +42,6 @@ class Replica:
         self.address = address
         self.channel = channel
         self.stub: Any = Service(channel)
-        self.many = address.startswith("dns:")  # a retry may come to another server of the same name
         self.shared: Shared | None = None
         self.rests_until = 0.0
         self._failures = 0
@@ -71,24 +72,58 @@ class Attempt:
 
 
 class Replicas:
-    """Round robin over the replicas that are not resting; where all are, the one that has rested longest."""
+    """Round robin over the replicas that are not resting; where all are, the one that has rested longest.
 
-    def __init__(self, url: str, connect: Callable[[str], Any], clock: Callable[[], float] = time.monotonic) -> None:
-        self.all: Sequence[Replica] = [Replica(address, connect(address)) for address in addresses(url)]
-        self._clock = clock
+    `connect` makes the replica of an address; the name that it was found by, if any, comes with it. `retire` ends one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        connect: Callable[[str, str | None], Replica],
+        retire: Callable[[Replica], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connect, self._retire, self._clock = connect, retire, clock
+        self._parts: list[str | Name] = [name(address) or address for address in addresses(url)]
+        self._known: dict[str, Replica] = {}
+        self._seen: dict[str, float] = {}  # when each was last among the addresses
         self._turn = 0
         self._lock = threading.Lock()
+        self.current()
 
-    def any_left(self, tried: Collection[Replica]) -> bool:
-        """Whether there is a replica that a request has not been sent to."""
-        return any(replica.many or replica not in tried for replica in self.all)
+    @property
+    def all(self) -> list[Replica]:
+        """With those whose address is gone, and whose last requests may be running."""
+        return list(self._known.values())
 
-    def pick(self, tried: Collection[Replica] = ()) -> Replica:
-        """The next replica that this request has not been sent to."""
+    def current(self) -> tuple[Replica, ...]:
+        """Those that a request which begins now may be sent to. A name's addresses change."""
+        wanted = dict(pair for part in self._parts for pair in _places(part))
+        now = self._clock()
+        with self._lock:
+            for address, authority in wanted.items():
+                if address not in self._known:
+                    self._known[address] = self._connect(address, authority)
+                self._seen[address] = now
+            gone = [address for address in self._known if now - self._seen[address] > GRACE_S]
+            retired = [self._known.pop(address) for address in gone]
+            found = tuple(self._known[address] for address in wanted)
+        for replica in retired:
+            self._retire(replica)
+        return found
+
+    def pick(self, among: Sequence[Replica], tried: Collection[Replica] = ()) -> Replica:
+        """The next of them that this request has not been sent to."""
         with self._lock:
             self._turn += not tried  # a second attempt takes nobody's turn
-            turns = [self.all[(self._turn + i) % len(self.all)] for i in range(len(self.all))]
-        left = [replica for replica in turns if replica.many or replica not in tried]
+            turns = [among[(self._turn + i) % len(among)] for i in range(len(among))]
+        left = [replica for replica in turns if replica not in tried]
         now = self._clock()
         awake = [replica for replica in left if replica.rests_until <= now]
         return awake[0] if awake else min(left, key=lambda replica: replica.rests_until)
+
+
+def _places(part: str | Name) -> list[tuple[str, str | None]]:
+    """Addresses, each with the name it was found by."""
+    return [(part, None)] if isinstance(part, str) else [(address, part.authority) for address in part.addresses()]

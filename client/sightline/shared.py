@@ -1,8 +1,8 @@
 """Large inputs through shared memory, where client and server are on one host and the server allows it (Triton's system shared memory).
 
 Nothing is asked of the user: the first large request tries to register a region; a server that refuses is sent bytes from then on.
-Regions are files of /dev/shm named after the process that made them, so that what a killed client has left is found and removed by
-the next one, on the disk and in the server.
+Regions are files of /dev/shm that their process holds a lock on as long as it lives, whatever container it runs in. So what a killed client
+has left is found and removed by the next one: the file when it is made, and what the server holds with its first large request.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 import atexit
 import mmap
 import os
-import re
+import secrets
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +28,7 @@ FOLDER = Path("/dev/shm")
 LEAST, MOST = 512 << 10, 512 << 20  # bytes: below, gRPC is as fast; above, for all regions of a server together, /dev/shm is not ours
 STEP = 1 << 20
 PATIENCE_S, AGAIN_S = 1.0, 5.0
-_NAME = re.compile(r"sightline-client-(\d+)-(\d+)-(\d+)-\d+")
-_count = iter(range(1, 2**62))
+PREFIX = "sightline-client-"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +66,7 @@ class Shared:
         self._doomed: list[Region] = []
         self._off, self._not_before = not FOLDER.is_dir(), 0.0
         self._looked = False
+        _sweep()
         _everybody.add(self)
 
     def wants(self, size: int) -> bool:
@@ -84,9 +82,9 @@ class Shared:
             self._free.remove(region)
             return region
 
-    def make(self, size: int) -> Region | None:
-        """A new region, registered with the server; None where that does not work, now or ever."""
-        size = -(-size // STEP) * STEP
+    def make(self, size: int, seconds: float = PATIENCE_S) -> Region | None:
+        """A new region, registered with the server; None where that does not work within so many seconds, now or ever."""
+        size, end = -(-size // STEP) * STEP, time.monotonic() + min(seconds, PATIENCE_S)
         with self._lock:
             held = sum(region.size for region in self._all)
         if held + size > MOST or not self.wants(size):
@@ -96,15 +94,14 @@ class Shared:
         except OSError:  # no room
             return None
         try:
-            self._tidy()
-            request = {"name": region.name, "key": f"/{region.name}", "offset": 0, "byte_size": size}
-            self._stub.SystemSharedMemoryRegister(message("SystemSharedMemoryRegisterRequest", **request), timeout=PATIENCE_S)
+            self._ask(end, "Register", name=region.name, key=f"/{region.name}", offset=0, byte_size=size)
         except (grpc.RpcError, ValueError) as error:
             region.unlink()
             self._refused(error)
             return None
         with self._lock:
             self._all.add(region)
+        self._tidy(end)
         return region
 
     def free(self, region: Region) -> None:
@@ -136,9 +133,10 @@ class Shared:
             regions, self._all, self._free, self._doomed = [*self._all, *self._doomed], set(), [], []
         for region in regions:
             region.unlink()
+        end = time.monotonic() + PATIENCE_S
         with suppress(grpc.RpcError, ValueError):
             for region in regions:
-                self._unregister(region.name)
+                self._ask(end, "Unregister", name=region.name)
 
     def _refused(self, error: Exception) -> None:
         """A server that cannot be reached is asked again later; one that says no is not."""
@@ -148,19 +146,28 @@ class Shared:
         self._not_before = time.monotonic() + AGAIN_S
         self._off = not away
 
-    def _tidy(self) -> None:
-        """Unregisters what is ours and dropped, and, once, what dead clients have left."""
-        with self._lock:
-            doomed, self._doomed = [region.name for region in self._doomed], []
-            looked, self._looked = self._looked, True
-        if not looked:
-            status = self._stub.SystemSharedMemoryStatus(message("SystemSharedMemoryStatusRequest"), timeout=PATIENCE_S)
-            doomed += [region.key for region in status.regions if _is_dead(region.key)]
-        for name in doomed:
-            self._unregister(name)
+    def _tidy(self, end: float) -> None:
+        """Unregisters what is ours and dropped, and, once, what dead clients have left; as far as there is time for it.
 
-    def _unregister(self, name: str) -> None:
-        self._stub.SystemSharedMemoryUnregister(message("SystemSharedMemoryUnregisterRequest", name=name), timeout=PATIENCE_S)
+        After the server has taken a region of ours: so it sees the files that we see, and those we miss are gone.
+        """
+        with suppress(grpc.RpcError, ValueError):
+            if not self._looked:
+                status = self._ask(end, "Status")
+                self._looked = True
+                for name in [region.key for region in status.regions]:
+                    if name.startswith(PREFIX) and _reap(FOLDER / name):
+                        self._ask(end, "Unregister", name=name)
+            while region := self._next_doomed():
+                self._ask(end, "Unregister", name=region.name)
+
+    def _next_doomed(self) -> Region | None:
+        with self._lock:
+            return self._doomed.pop() if self._doomed else None
+
+    def _ask(self, end: float, method: str, **values: Any) -> Any:
+        request = message(f"SystemSharedMemory{method}Request", **values)
+        return getattr(self._stub, f"SystemSharedMemory{method}")(request, timeout=max(1e-3, end - time.monotonic()))
 
 
 def is_here(address: str) -> bool:
@@ -170,46 +177,50 @@ def is_here(address: str) -> bool:
 
 
 def _create(size: int) -> Region:
-    _sweep()
-    name = f"sightline-client-{_namespace()}-{os.getpid()}-{_birth(os.getpid())}-{next(_count)}"
+    name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
     file = os.open(FOLDER / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
+        if not _locked(file) or not (FOLDER / name).exists():  # another client has taken it for a dead one's before we had it
+            raise BlockingIOError(f"{name} was swept")
         os.posix_fallocate(file, 0, size)  # now, rather than a SIGBUS while it is written
-        return Region(name, size, mmap.mmap(file, size))
+        return Region(name, size, mmap.mmap(file, size))  # keeps the file open, and the lock with it
     except BaseException:
-        (FOLDER / name).unlink()
+        (FOLDER / name).unlink(missing_ok=True)
         raise
     finally:
         os.close(file)
 
 
-@cache
 def _sweep() -> None:
-    """Removes the regions of clients that were killed; once a process."""
-    for path in _left():
-        path.unlink(missing_ok=True)
+    """Removes the regions of clients that were killed."""
+    for path in FOLDER.glob(f"{PREFIX}*"):
+        _reap(path)
 
 
-def _left() -> Iterator[Path]:
-    return (path for path in FOLDER.glob("sightline-client-*") if _is_dead(path.name))
-
-
-def _is_dead(name: str) -> bool:
-    """Whether a region's process has ended. Those of another container, whose processes are not seen here, are let alone."""
-    parts = _NAME.fullmatch(name)
-    return parts is not None and int(parts[1]) == _namespace() and _birth(int(parts[2])) != int(parts[3])
-
-
-def _namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
-
-
-def _birth(pid: int) -> int:
-    """When a process began, in clock ticks; 0: there is none. Two processes of one number differ in it."""
+def _reap(path: Path) -> bool:
+    """Removes a region that no process holds any more. Whether it is gone; one that we may not open is another user's."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    except OSError:
-        return 0
+        file = os.open(path, os.O_RDWR)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    try:
+        if not _locked(file):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(file)
+
+
+def _locked(file: int) -> bool:
+    """Takes the lock on an open file, if nobody has it."""
+    import fcntl  # none on Windows, where there is no /dev/shm either
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
 
 
 _everybody: weakref.WeakSet[Shared] = weakref.WeakSet()

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from . import tables
 from .errors import NotInspected
 from .report import Report
 
@@ -44,16 +45,24 @@ def error_record(name: str, error: NotInspected, **extra: Any) -> str:
     return line({"image": name, **extra, "error": error.as_json()})
 
 
-def product_lines(console: Console, answer: Any) -> None:
-    """A server's answer about products: one line each, whatever the recipe holds."""
-    products = answer.get("products", answer) if isinstance(answer, dict) else answer
-    for product in products if isinstance(products, list) else [products]:
-        fields = dict(product) if isinstance(product, dict) else {"name": product}
-        name = str(fields.pop("name", fields.pop("removed", "")))
-        details = "  ".join(f"{key}: {value}" for key, value in fields.items() if not isinstance(value, dict | list) and value is not None)
-        console.print(Text(name, style="bold cyan") + Text(f"  {details}"), soft_wrap=True)
-    if not products:
+def products(console: Console, answer: Any) -> None:
+    """A server's answer about products: a table for a terminal, one line each elsewhere, whatever the recipe holds."""
+    told = answer.get("products", answer.get("product", answer)) if isinstance(answer, dict) else answer
+    found = [product if isinstance(product, dict) else {"name": product} for product in (told if isinstance(told, list) else [told])]
+    if not found:
         console.print("no product is enrolled")
+    elif console.is_terminal:
+        tables.rows(console, found)
+    else:
+        for product in found:
+            console.print(_product_line(product), soft_wrap=True)
+
+
+def _product_line(product: dict[str, Any]) -> Text:
+    fields = dict(product)
+    name = str(fields.pop("name", fields.pop("removed", "")))
+    details = "  ".join(f"{key}: {value}" for key, value in fields.items() if not isinstance(value, dict | list) and value is not None)
+    return Text(name, style="bold cyan") + Text(f"  {details}")
 
 
 def line(values: Any) -> str:

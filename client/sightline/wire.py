@@ -27,7 +27,10 @@ class Tensors(dict[str, tuple[str, list[int], bytes]]):
     """Inputs by name: Triton's data type, shape and raw little-endian content."""
 
     def text(self, name: str, *values: str | bytes) -> None:
-        data = [value.encode() if isinstance(value, str) else value for value in values]
+        try:
+            data = [value.encode() if isinstance(value, str) else value for value in values]
+        except UnicodeEncodeError as error:  # half of a surrogate pair
+            raise InvalidInput(f"{name}: expected text that UTF-8 can hold: {error.reason}", "INVALID_ARGUMENT") from error
         self[name] = ("BYTES", [len(data)], b"".join(struct.pack("<I", len(item)) + item for item in data))
 
     def array(self, name: str, dtype: str, values: Any) -> None:
@@ -42,9 +45,12 @@ class Tensors(dict[str, tuple[str, list[int], bytes]]):
         return sum(len(content) for _, _, content in self.values() if len(content) >= LEAST)
 
     def written(self, region: Region) -> dict[str, int]:
-        """Puts the large ones into the region; where each begins."""
+        """Puts the large ones into the region; where each begins. Nothing where the region is gone: then they are sent as bytes."""
         names = [name for name, (_, _, content) in self.items() if len(content) >= LEAST]
-        return dict(zip(names, region.write([self[name][2] for name in names]), strict=True))
+        try:
+            return dict(zip(names, region.write([self[name][2] for name in names]), strict=True))
+        except ValueError:  # unmapped meanwhile: another request found the server started anew, or the client was closed
+            return {}
 
 
 def inspection(
@@ -152,6 +158,13 @@ def _text(response: Response, name: str) -> bytes:
     return content[4:]
 
 
+def _words(response: Response) -> str:
+    try:
+        return _text(response, "TEXT").decode()
+    except UnicodeDecodeError as error:
+        raise ServerFault("the server's TEXT is not UTF-8", "INTERNAL") from error
+
+
 def _array(response: Response, name: str, dtype: str) -> Any:
     content = _content(response, name, dtype)
     if content is None:
@@ -189,13 +202,13 @@ class StreamReader:
             return None
         if not self._began or self._complete:
             raise ServerFault("the stream is out of order: text outside of its verdict and its report", "INTERNAL")
-        return Piece(_text(answer, "TEXT").decode())
+        return Piece(_words(answer))
 
     def _report(self, answer: Response) -> Event:
         report = read_report(answer)
         if not self._began:
             self._began = True
-            return Verdict(report, _text(answer, "TEXT").decode())
+            return Verdict(report, _words(answer))
         self._complete = True
         return Complete(report)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import echo
 import pytest
 import sightline
-from sightline import shared
 from sightline_ensemble.serve.running import Running, running
 from tritonclient.grpc import InferenceServerClient
 from waiting import within
@@ -96,11 +95,10 @@ def test_a_client_that_ends_leaves_nothing(server: Running, end: str) -> None:
 def test_what_a_killed_client_left_is_removed_by_the_next(server: Running) -> None:
     killed = subprocess.run([sys.executable, "-c", CLIENT.format(end="os.kill(os.getpid(), 9)"), server.grpc])
     assert killed.returncode == -9 and len(mine()) == 1 and registered(server) == set(mine())
-    left = mine()
-    shared._sweep.cache_clear()
     with sightline.Client(server.grpc) as client:
+        assert not mine()
         client.inspect(picture(0))
-        assert left[0] not in mine() and registered(server) == set(mine())
+        assert len(mine()) == 1 and registered(server) == set(mine())
     assert not registered(server)
 
 

@@ -28,13 +28,16 @@ class Learning:
             known = self.enrolled and call.inputs["IMAGE"][0] in self.enrolled[-1]["IMAGES"]
             yield {"REPORT": json.dumps(report(() if known else (crack(),))), "HEATMAP": np.zeros((0, 0), np.uint8)}
         elif call.inputs["ACTION"] == [b"describe"]:
-            product = {"name": "cell", "description": "A cell.", "prompt": "", "box": [1.0, 2.0, 30.0, 20.0]}
-            yield {"REPORT": json.dumps({"action": "describe", "product": product})}
+            yield {"REPORT": json.dumps({"action": "describe", "product": self.product()})}
         else:
             if self.fails:
                 raise Refuse(StatusCode.INTERNAL, "vision_encoder: RuntimeError")
             self.enrolled.append(call.inputs)
-            yield {"REPORT": json.dumps({"action": "enroll"})}
+            yield {"REPORT": json.dumps({"action": "enroll", "product": self.product()})}
+
+    def product(self) -> dict[str, object]:
+        created = f"2026-11-22T03:00:{len(self.enrolled):02d}+00:00"
+        return {"name": "cell", "description": "A cell.", "prompt": "", "box": [1.0, 2.0, 30.0, 20.0], "created": created}
 
 
 @pytest.fixture
@@ -79,6 +82,23 @@ def test_an_enrolment_that_fails_changes_nothing(server: Learning, tmp_path: Pat
             kept.accept(client, mark)
         server.fails = False
         assert not kept.marks()[0].accepted and kept.accept(client, mark).images == 2
+
+
+def test_an_enrolment_of_somebody_else_is_not_undone(server: Learning, tmp_path: Path) -> None:
+    """Nothing is known of its pictures. Kept pictures whose enrolment nobody knows are not trusted either."""
+    kept = Feedback(tmp_path)
+    with sightline.Client(server.fake.url) as client:
+        kept.enroll(client, "cell", [b"good"])
+        mark = kept.mark(b"dusty", client.inspect(b"dusty"), "false_alarm", product="cell")
+        client.enroll("cell", [b"better"])
+        with pytest.raises(sightline.InvalidInput, match="enrolled again elsewhere"):
+            kept.accept(client, mark)
+        assert len(server.enrolled) == 2 and not kept.marks()[0].accepted
+        kept.enroll(client, "cell", [b"better"])
+        assert kept.accept(client, mark).images == 2 and server.enrolled[-1]["IMAGES"] == [b"better", b"dusty"]
+        (tmp_path / "products" / "cell" / "created.json").unlink()
+        with pytest.raises(sightline.InvalidInput, match="enrolled again elsewhere"):
+            kept.accept(client, mark)
 
 
 def test_what_cannot_be_learnt_is_said(server: Learning, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_ids_and_traces_go_along_and_come_back(pair: tuple[Counted, Counted]) ->
         with pytest.raises(sightline.InvalidInput) as caught:
             client.inspect(b"broken", request_id="part-8")
         assert caught.value.request_id == "part-8" and caught.value.as_json()["request_id"] == "part-8"
-        for wrong in ({"traceparent": "00-1"}, {"traceparent": mine.upper()}, {"request_id": ""}, {"timeout": -1.0}):
+        for wrong in ({"traceparent": "00-1"}, {"traceparent": mine.upper()}, {"request_id": ""}, {"timeout": -1.0}, {"timeout": 0}):
             with pytest.raises(sightline.InvalidInput):
                 client.inspect(b"x", **wrong)
     calls = {call.id: call for server in pair for call in server.fake.calls}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +18,7 @@ import sightline
 from client_fake import FakeTriton, answer
 from sightline import shared
 from sightline.shared import Shared
+from tritonclient.grpc import service_pb2
 
 MIB = 1 << 20
 
@@ -53,7 +59,6 @@ def stub() -> Stub:
 @pytest.fixture
 def pool(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
     monkeypatch.setattr(shared, "FOLDER", tmp_path)
-    shared._sweep.cache_clear()
     made = Shared(stub)
     yield made
     made.close()
@@ -86,20 +91,52 @@ def test_small_requests_and_too_many_regions_go_by_grpc(pool: Shared, monkeypatc
     assert pool.make(2 * MIB) and pool.make(MIB) is None
 
 
-def test_regions_of_the_dead_go_and_those_of_the_living_stay(pool: Shared, stub: Stub, tmp_path: Path) -> None:
-    here, birth = shared._namespace(), shared._birth(os.getpid())
-    dead, reborn = f"sightline-client-{here}-{2**22 + 1}-5-1", f"sightline-client-{here}-{os.getpid()}-{birth - 1}-1"
-    alive, elsewhere = f"sightline-client-{here}-{os.getpid()}-{birth}-9999", f"sightline-client-{here + 1}-{2**22 + 1}-5-1"
-    others = "sightline_123_456_0_ledger"
-    for name in (dead, reborn, alive, elsewhere, others):
-        (tmp_path / name).touch()
-    stub.names += [dead, alive, elsewhere, others]
-    made = pool.make(MIB)
-    assert {path.name for path in tmp_path.iterdir()} == {alive, elsewhere, others, made.name}
-    assert set(stub.names) == {alive, elsewhere, others, made.name}
-    for name in (alive, elsewhere, others):
-        (tmp_path / name).unlink()
-        stub.names.remove(name)
+def left(folder: Path, name: str) -> str:
+    (folder / name).touch()
+    return name
+
+
+def test_regions_of_the_dead_go_and_those_of_the_living_stay(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever container they lived in: their lock says it, not a number of a process. What a server holds goes with the first request."""
+    monkeypatch.setattr(shared, "FOLDER", tmp_path)
+    dead, alive, others = (left(tmp_path, name) for name in (f"{shared.PREFIX}7-1", f"{shared.PREFIX}7-2", "sightline_123_456_0_ledger"))
+    stub.names += [dead, alive, others, f"{shared.PREFIX}7-3"]
+    with (tmp_path / alive).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        made = Shared(stub)
+        assert {path.name for path in tmp_path.iterdir()} == {alive, others}, "before any request"
+        region = made.make(MIB)
+        assert stub.names == [alive, others, region.name]
+        Shared(stub)
+        assert (tmp_path / region.name).exists(), "another client of this process"
+        made.close()
+    assert {path.name for path in tmp_path.iterdir()} == {alive, others} and stub.names == [alive, others]
+
+
+def test_what_a_killed_process_left_is_removed(pool: Shared, tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys; from sightline import shared; shared.FOLDER = pathlib.Path(sys.argv[1]); kept = shared._create(1 << 20); "
+    )
+    code += "print(kept.name, flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        name = process.stdout.readline().strip()
+        shared._sweep()
+        assert (tmp_path / name).exists()
+        process.kill()
+    shared._sweep()
+    assert not (tmp_path / name).exists()
+
+
+def test_a_region_that_is_swept_while_it_is_made_is_none(pool: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = shared._locked
+
+    def sweeping(file: int) -> bool:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        return locked(file)
+
+    monkeypatch.setattr(shared, "_locked", sweeping)
+    assert pool.make(MIB) is None and pool.wants(MIB)
 
 
 def test_no_room_and_a_refusal_are_silent(pool: Shared, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +163,58 @@ def test_a_server_without_it_gets_the_whole_picture() -> None:
         assert not client._replicas.all[0].shared.wants(MIB)
     assert all(call.inputs["IMAGE"] == [picture] for call in fake.calls)
     fake.stop()
+
+
+class Slow(FakeTriton):
+    """Answers about regions after a while."""
+
+    seconds = 0.0
+
+    def SystemSharedMemoryStatus(self, request: object, context: object) -> object:  # noqa: N802 - gRPC's name
+        return service_pb2.SystemSharedMemoryStatusResponse()
+
+    def SystemSharedMemoryRegister(self, request: object, context: object) -> object:  # noqa: N802 - gRPC's name
+        time.sleep(self.seconds)
+        return service_pb2.SystemSharedMemoryRegisterResponse()
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    fake = Slow(answer)
+    yield fake
+    fake.stop()
+
+
+def test_registering_takes_no_longer_than_the_request_may(slow: Slow) -> None:
+    slow.seconds, begin = 1.2, time.monotonic()
+    with sightline.Client(slow.url, timeout=0.2) as client, pytest.raises(sightline.Timeout):
+        client.inspect(bytes(MIB))
+
+    async def talk() -> None:
+        async with sightline.aio.Client(slow.url, timeout=0.2) as client:
+            with pytest.raises(sightline.Timeout):
+                await client.inspect(bytes(MIB))
+
+    asyncio.run(talk())
+    assert time.monotonic() - begin < 0.9
+
+
+def test_a_task_cancelled_while_its_region_is_made_leaves_it_to_the_next(slow: Slow) -> None:
+    slow.seconds = 0.2
+
+    async def talk() -> None:
+        async with sightline.aio.Client(slow.url) as client:
+            task = asyncio.create_task(client.inspect(bytes(MIB)))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with asyncio.timeout(5):
+                while not (region := client._replicas.all[0].shared.take(MIB)):
+                    await asyncio.sleep(0.01)
+            assert region.size >= MIB and not slow.calls
+
+    asyncio.run(talk())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import grpc
 import pytest
 import sightline
 from client_fake import FakeTriton, answer
-from sightline import Tls
+from sightline import Tls, names
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made by openssl")
 
@@ -54,6 +55,19 @@ def test_who_shows_the_right_certificates_is_answered(server: FakeTriton, keys: 
             return (await client.inspect(b"bad")).anomaly
 
     assert asyncio.run(talk())
+
+
+def test_a_certificate_is_for_the_name_whose_address_is_asked(server: FakeTriton, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, port = server.url.split(":")
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, int(port)))]
+    monkeypatch.setattr(names.socket, "getaddrinfo", lambda *_, **__: found)
+    for name, given in (("plant", None), ("another", "plant")):
+        tls = Tls(keys / "ca.crt", keys / "client.key", keys / "client.crt", given)
+        with sightline.Client(f"dns:///{name}:8001", timeout=10, tls=tls) as client:
+            assert client.inspect(b"bad").anomaly
+    with sightline.Client("dns:///another:8001", timeout=10, tls=Tls(keys / "ca.crt", keys / "client.key", keys / "client.crt")) as client:
+        with pytest.raises(sightline.Unreachable):
+            client.inspect(b"bad")
 
 
 def test_who_does_not_is_refused(server: FakeTriton, keys: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 import sightline
 from client_fake import FakeTriton, answer, report
 from PIL import Image
+from sightline.pictures import to_rgb
 from sightline.web import actions, pictures, words
 from sightline.web.plant import Plant, Setup, find_samples
 from sightline.web.session import Session, Update
@@ -128,9 +130,34 @@ def test_only_a_page_for_this_machine_lets_its_users_name_a_server(tmp_path: Pat
 
 
 def test_samples_are_pictures(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPG", "notes.txt"):
-        (tmp_path / name).touch()
-    assert [path.name for path in find_samples(tmp_path)] == ["a.JPG", "b.png"] and len(find_samples(tmp_path, 1)) == 1
+    """One that cannot be shown is none: a click on the next one must not choose it."""
+    for name in ("c.png", "b.JPG", "notes.txt"):
+        (tmp_path / name).write_bytes(picture())
+    (tmp_path / "a.png").write_bytes(b"torn"), (tmp_path / "folder.png").mkdir()
+    assert [(sample.path.name, sample.seen.size) for sample in find_samples(tmp_path)] == [("b.JPG", (480, 360)), ("c.png", (480, 360))]
+    assert len(find_samples(tmp_path, 1)) == 1
+
+
+@pytest.mark.parametrize("error", [Image.DecompressionBombError("too large"), struct.error("torn"), MemoryError(), RuntimeError("decoder")])
+def test_a_picture_that_cannot_be_shown_takes_the_one_before_away(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    (tmp_path / "odd.png").write_bytes(picture())
+    monkeypatch.setattr(Image, "open", fail)
+    update = actions.take(tmp_path / "odd.png")
+    assert update["session"].seen is None and update["session"].picture and "odd.png" in update["banner"]
+    assert update["view"] is None and update["result"] is None and "cannot be shown" in update["hint"]
+    if not isinstance(error, MemoryError | RuntimeError):
+        with pytest.raises(sightline.InvalidInput, match="not a picture"):
+            to_rgb(picture())
+
+
+def test_a_picture_that_was_swept_takes_the_one_before_away(tmp_path: Path) -> None:
+    update = actions.take(tmp_path / "gone.png")
+    assert update["session"].picture == b"" and update["view"] is None and update["result"] is None
 
 
 def test_the_client_does_without_gradio(tmp_path: Path) -> None:

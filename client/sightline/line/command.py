@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from .. import tables
 from ..policy import Policy
 from . import config
 from .assemble import run
@@ -19,14 +20,20 @@ from .parts import Load, Record
 from .runner import Pace
 from .stats import Stats
 
-LINE_EXAMPLES = """examples:
+EXIT_CODES = """exit code where the source ends, as a folder taken once or a video file does:
+0 all normal, 1 an anomaly was found, 2 a part was not inspected (2 goes before 1); 0 where it never ends"""
+LINE_EXAMPLES = f"""examples:
   sightline line --config line.toml
-  sightline line --config line.toml --json --every 60"""
-WATCH_EXAMPLES = """examples:
+  sightline line --config line.toml --json --every 60
+
+{EXIT_CODES}"""
+WATCH_EXAMPLES = f"""examples:
   sightline watch incoming --out results --product cell
   sightline watch pictures --out results --once --json
   sightline watch camera:0 --out results --takt 2
-  sightline watch http://camera-3/snapshot.jpg --out results --takt 2"""
+  sightline watch http://camera-3/snapshot.jpg --out results --takt 2
+
+{EXIT_CODES}"""
 
 
 def add(commands: Any, command: Any) -> None:
@@ -51,11 +58,13 @@ class Printed:
 
     def __init__(self, as_json: bool) -> None:
         self._json, self._console = as_json, Console()
+        self.anomalies = 0
 
     def open(self) -> None:
         pass
 
     def deliver(self, record: Record, picture: Load) -> None:
+        self.anomalies += record.outcome == "anomaly"
         if self._json:
             print(record.json(), flush=True)
             return
@@ -70,19 +79,30 @@ class Printed:
 
 
 def _line(_: Any, args: argparse.Namespace) -> int:
-    told = _as_json if args.json else _as_text
-    told(run(config.read(args.config), told, args.every))
-    return 0
+    told, made = _as_json if args.json else _as_text, config.read(args.config)
+    stats = run(made, told, args.every)
+    _finally(stats, args.json)
+    return _code(made.source, stats, stats.anomaly)
 
 
 def _watch(_: Any, args: argparse.Namespace) -> int:
     asked = {name: getattr(args, name) for name in ("product", "prompt") if getattr(args, name) is not None}
-    sinks = {"jsonl": Jsonl(args.out / "results.jsonl", args.out / "overlays"), "terminal": Printed(args.json)}
+    printed = Printed(args.json)
+    sinks = {"jsonl": Jsonl(args.out / "results.jsonl", args.out / "overlays"), "terminal": printed}
     pace = Pace(takt=args.takt, timeout=args.timeout)
     args.out.mkdir(parents=True, exist_ok=True)
     made = Config("watch", args.out / "state", pace, args.url, None, Policy(), asked, source(args.source, args.once), sinks)
-    _as_text(run(made))
-    return 0
+    stats = run(made)
+    _finally(stats, as_json=False)
+    return _code(made.source, stats, printed.anomalies)
+
+
+def _code(source: Any, stats: Stats, anomalies: int) -> int:
+    """What was found, where the source ends by itself. One that goes on for ever is ended by a signal, in good order."""
+    device = str(getattr(source, "device", ""))
+    if not getattr(source, "once", False) and (device.isdigit() or not Path(device).is_file()):
+        return 0
+    return 2 if stats.not_inspected > stats.corrected else int(anomalies > 0)
 
 
 def source(text: str, once: bool = False) -> Any:
@@ -92,6 +112,16 @@ def source(text: str, once: bool = False) -> Any:
     if Path(text).is_dir():
         return Folder(Path(text), once=once)
     return config.made_source({"kind": "camera", "device": text.removeprefix("camera:")}, Path.cwd())
+
+
+def _finally(stats: Stats, as_json: bool) -> None:
+    console = Console(stderr=True)
+    if as_json:
+        _as_json(stats)
+    elif console.is_terminal:
+        tables.statistics(console, stats.values())
+    else:
+        _as_text(stats)
 
 
 def _as_text(stats: Stats) -> None:

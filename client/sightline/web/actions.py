@@ -25,7 +25,11 @@ ALIKE = "Choose a product, and no box or pictures of your own: a product learns 
 
 def take(path: str | Path) -> Update:
     """Another picture: nothing of the answer before it stays on the page. The place to drop one is free again."""
-    session = pictures.opened(Path(path).name, Path(path).read_bytes())
+    try:
+        content = Path(path).read_bytes()
+    except OSError:  # swept meanwhile: then there is no picture, rather than the one before
+        content = b""
+    session = pictures.opened(Path(path).name, content)
     hint = words.HINT if session.seen is not None else "This file cannot be shown here; the server will say what it is."
     told = words.note(f"{session.name}: ready to be inspected.")
     empty: Update = {**NOTHING, "session": session, "upload": None, "box": ""}

@@ -46,9 +46,8 @@ class Page:
         part = self.part
         part["upload"] = gr.File(label="Picture of a part", height=110, elem_id="upload")
         if self.plant.samples:
-            thumbs = [(pictures.opened(path.name, path.read_bytes()).seen, path.stem) for path in self.plant.samples]
             self.samples = gr.Gallery(
-                [seen for seen, _ in thumbs if seen is not None], show_label=False, allow_preview=False, object_fit="cover", buttons=[],
+                [sample.seen for sample in self.plant.samples], show_label=False, allow_preview=False, object_fit="cover", buttons=[],
                 height="auto", elem_id="samples", interactive=False,
             )  # fmt: skip
         part["view"] = gr.Image(label="The part", interactive=False, buttons=[], format="png", height=340, elem_id="view")
@@ -161,7 +160,7 @@ class Page:
         return self._shown(actions.click(session, *at.index))
 
     def _sample(self, at: gr.SelectData) -> dict[Any, Any]:
-        return self._shown(actions.take(self.plant.samples[at.index]))
+        return self._shown(actions.take(self.plant.samples[at.index].path))
 
     def _once(self, action: Callable[..., Update]) -> Callable[..., dict[Any, Any]]:
         return lambda *given: self._shown(action(*given))

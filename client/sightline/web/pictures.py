@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from PIL import Image, ImageDraw
@@ -12,6 +13,7 @@ from ..pictures import to_rgb
 from ..report import Box, Report
 from .session import Point, Session
 
+LOG = logging.getLogger(__name__)
 DEFECTS, MAP, PLAIN = "Defects", "Expert's map", "Picture"
 LAYERS = (DEFECTS, MAP, PLAIN)
 SMALLEST, LARGEST = 480, 1280  # longest side of what the browser is sent
@@ -21,12 +23,15 @@ def opened(name: str, content: bytes) -> Session:
     """A picture just taken in. One that cannot be shown here is inspected all the same: the server says what is wrong with it."""
     try:
         image = to_rgb(content)
+        longest = max(image.size)
+        scale = min(max(longest, SMALLEST), LARGEST) / longest
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        return Session(name, content, image.resize(size, Image.Resampling.LANCZOS), scale)
     except NotInspected:
         return Session(name, content)
-    longest = max(image.size)
-    scale = min(max(longest, SMALLEST), LARGEST) / longest
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return Session(name, content, image.resize(size, Image.Resampling.LANCZOS), scale)
+    except Exception:  # of a decoder, or for want of memory: whatever it is, the picture before must not stay on the page
+        LOG.exception("showing %s", name)
+        return Session(name, content)
 
 
 def view(session: Session, box: Box | None) -> Image.Image | None:

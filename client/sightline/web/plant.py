@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+
+from PIL import Image
 
 from ..client import Client
 from ..feedback import Feedback
+from .pictures import SMALLEST, opened
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -32,11 +36,19 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A picture to try, and how it is shown."""
+
+    path: Path
+    seen: Image.Image = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Plant:
     """Shared by all users of the page; what belongs to one of them is a `Session`."""
 
     setup: Setup
-    samples: tuple[Path, ...] = ()
+    samples: tuple[Sample, ...] = ()
     feedback: Feedback = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,5 +63,15 @@ def _client(url: str, timeout: float) -> Client:
     return Client(url, timeout=timeout)
 
 
-def find_samples(folder: Path, most: int = 24) -> tuple[Path, ...]:
-    return tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)[:most])
+def find_samples(folder: Path, most: int = 24) -> tuple[Sample, ...]:
+    """The pictures in the folder that can be shown, by name."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    return tuple(islice(filter(None, map(_sample, paths)), most))
+
+
+def _sample(path: Path) -> Sample | None:
+    seen = opened(path.name, path.read_bytes()).seen
+    if seen is None:
+        return None
+    seen.thumbnail((SMALLEST, SMALLEST))
+    return Sample(path, seen)
