@@ -16,6 +16,7 @@ from . import calls
 from .base import CLOSED, ChannelOptions, Connection, deadline
 from .calls import Call, Events, Options, Sending
 from .errors import Cancelled, NotInspected
+from .leaving import LEAVE_S, AsyncStream
 from .pictures import Picture
 from .protocol import Service, message
 from .race import Race
@@ -101,8 +102,10 @@ class Client(Connection):
         return any(await asyncio.gather(*(self._ready(replica, timeout) for replica in self._replicas.current())))
 
     async def close(self) -> None:
-        """Ends the connections; calls still running raise Cancelled."""
+        """Ends the connections; calls still running raise Cancelled. Streams that were left are given LEAVE_S to end."""
         self._closed = True
+        if self._left:
+            await asyncio.wait(self._left, timeout=LEAVE_S)
         await asyncio.gather(*map(self._end, self._replicas.all))
         for channel in self._blocking:
             channel.close()
@@ -237,16 +240,19 @@ class Client(Connection):
                     self._check_wanted(call)
                     raise
                 finally:
-                    if not flight.done():  # closed early, or an answer that is none
-                        flight.cancel()
+                    self._leave(flight)  # closed early, or an answer that is none
                 await asyncio.sleep(race.wait() or 0.0)
 
-    def _open(self, call: Call[Report], seconds: float, replica: Replica) -> Any:
+    def _leave(self, stream: AsyncStream) -> None:
+        if ending := stream.abandon():
+            self._left.add(ending)
+            ending.add_done_callback(self._left.discard)
+
+    def _open(self, call: Call[Report], seconds: float, replica: Replica) -> AsyncStream:
         """A stream that has begun."""
         self._check_wanted(call)
-        request = call.message(seconds)
         try:
-            flight = replica.stub.ModelStreamInfer(iter((request,)), timeout=seconds, metadata=call.metadata())
+            flight = AsyncStream(replica.stub, call.message(seconds), seconds, call.metadata())
         except grpc.aio.UsageError:  # gRPC's word for a closed channel
             raise Cancelled(CLOSED, "CANCELLED") from None
         self._flies(call, flight)

@@ -56,7 +56,8 @@ class Connection:
         self._replicas = Replicas(url, self._replica, self._end)
         self._flights: dict[str, list[Any]] = {}  # of every request from its beginning, so that it can be given up at any time
         self._dropped: set[str] = set()
-        self._names = threading.Lock()  # of both
+        self._left: set[Any] = set()  # what ends the streams that were left
+        self._names = threading.Lock()  # of all three
         self._closed = False
 
     def cancel(self, request_id: str) -> bool:

@@ -15,6 +15,7 @@ from . import calls
 from .base import CLOSED, Connection, deadline
 from .calls import Call, Events, Options, Sending
 from .errors import Cancelled, NotInspected
+from .leaving import LEAVE_S, Stream
 from .pictures import Picture
 from .protocol import message
 from .race import Race
@@ -90,8 +91,11 @@ class Client(Connection):
         return any(self._ready(replica, timeout) for replica in self._replicas.current())
 
     def close(self) -> None:
-        """Ends the connections; calls still running raise Cancelled."""
+        """Ends the connections; calls still running raise Cancelled. Streams that were left are given LEAVE_S to end."""
         self._closed = True
+        end = time.monotonic() + LEAVE_S
+        for thread in self._left:
+            thread.join(max(0.0, end - time.monotonic()))
         for replica in self._replicas.all:
             self._end(replica)
 
@@ -206,16 +210,19 @@ class Client(Connection):
                     if events.began or not race.lost(replica, error, False):
                         raise error from None
                 finally:
-                    if flight.is_active():  # closed early, or an answer that is none
-                        flight.cancel()
+                    self._leave(flight)  # closed early, or an answer that is none
                 time.sleep(race.wait() or 0.0)
 
-    def _open(self, call: Call[Report], seconds: float, replica: Replica) -> Any:
+    def _leave(self, stream: Stream) -> None:
+        if ending := stream.cancel():
+            with self._names:
+                self._left = {thread for thread in self._left if thread.is_alive()} | {ending}
+
+    def _open(self, call: Call[Report], seconds: float, replica: Replica) -> Stream:
         """A stream that has begun."""
         self._check_wanted(call)
-        request = call.message(seconds)
         try:
-            flight = replica.stub.ModelStreamInfer(iter((request,)), timeout=seconds, metadata=call.metadata())
+            flight = Stream(replica.stub, call.message(seconds), seconds, call.metadata())
         except ValueError:  # gRPC's word for a closed channel
             raise Cancelled(CLOSED, "CANCELLED") from None
         self._flies(call, flight)

@@ -133,6 +133,15 @@ def request(
     return made
 
 
+def leaving(name: str) -> Request:
+    """The message that ends the stream of that id. It inspects nothing, but Triton wants the input."""
+    tensors = Tensors()
+    tensors.text("IMAGE", b"")
+    made = request("inspect_stream", tensors, 1.0)
+    made.parameters.add(key="cancel").value.string_param = name
+    return made
+
+
 def read_report(response: Response) -> Report:
     return parse(_text(response, "REPORT"), _array(response, "HEATMAP", "UINT8"))
 

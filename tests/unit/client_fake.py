@@ -53,6 +53,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.handler = handler
         self.calls: list[Call] = []
         self.cancelled = threading.Event()
+        self.left: list[str] = []  # ids of streams that their clients left
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         add = self._server.add_insecure_port
@@ -72,7 +73,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelStreamInfer(self, requests: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         context.add_callback(lambda: self.cancelled.set() if not context.is_active() else None)
         for request in requests:
+            if "cancel" in request.parameters:
+                self.left.append(request.parameters["cancel"].string_param)
+                continue
             for response in self._answer(request, context):
+                if request.id in self.left:
+                    context.abort(grpc.StatusCode.CANCELLED, "CANCELLED: the client left")
                 yield service_pb2.ModelStreamInferResponse(infer_response=response)
 
     def _answer(self, request: Any, context: Any) -> Iterator[Any]:

@@ -63,23 +63,6 @@ def test_stream_gives_the_verdict_first(server, client):
     assert server.calls[0].model == "inspect_stream" and server.calls[0].metadata["triton_grpc_error"] == "true"
 
 
-def endless(call):
-    yield {"REPORT": json.dumps(report()), "TEXT": "No"}
-    while call.context.is_active():
-        time.sleep(0.01)
-        yield {"TEXT": "."}
-
-
-def test_closing_a_stream_cancels_the_request():
-    fake = FakeTriton(endless)
-    with sightline.Client(fake.url) as client:
-        stream = client.stream(b"x")
-        next(stream), next(stream)
-        stream.close()
-        assert fake.cancelled.wait(5)
-    fake.stop()
-
-
 @pytest.mark.parametrize("cut", [[], [{"REPORT": json.dumps(report()), "TEXT": "No"}], [{"TEXT": "No"}]])
 def test_a_stream_that_is_cut_off_is_no_inspection(cut):
     fake = FakeTriton(lambda call: iter(cut))

@@ -146,25 +146,3 @@ def test_text_that_is_none_is_a_fault_of_the_server(broken: int) -> None:
 def test_text_that_utf8_cannot_hold_is_invalid() -> None:
     with pytest.raises(sightline.InvalidInput, match="PROMPT"):
         wire.inspection(b"x", prompt="\ud800")
-
-
-@pytest.mark.parametrize("early", [False, True])
-def test_only_a_stream_that_has_not_ended_is_cancelled(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    cancelled: list[str] = []
-    for kind in (grpc._channel._MultiThreadedRendezvous, grpc.aio._call._StreamResponseMixin):
-        monkeypatch.setattr(kind, "cancel", lambda flight, name=kind.__name__: cancelled.append(name))
-    fake = FakeTriton(answer)
-    with sightline.Client(fake.url) as client:
-        events = client.stream(b"x")
-        next(events)
-        events.close() if early else list(events)
-
-    async def talk() -> None:
-        async with sightline.aio.Client(fake.url) as client:
-            events = client.stream(b"x")
-            await anext(events)
-            await events.aclose() if early else [event async for event in events]
-
-    asyncio.run(talk())
-    assert len(set(cancelled)) == 2 * early
-    fake.stop()
