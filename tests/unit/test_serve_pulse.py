@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import islice
 
 import pytest
@@ -69,6 +71,29 @@ def test_a_late_canary_is_a_crowd_where_others_end_and_a_hang_where_none_does() 
     pulse.begin()
     pulse.count(39, Counts(0, 21))  # its own
     assert pulse.outcome(40, late) == "no answer in time"
+
+
+def test_what_clients_were_answered_is_what_has_a_report() -> None:
+    """A stream that was taken in and never answered proves nothing, one with a report is as good as a plain request."""
+    booked = {"inspect": (0, 3), "inspect_stream": (40, 0), "report": (5, 1)}
+
+    class Stats(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            good, failed = booked[self.path.split("/")[3]]
+            self.send_response(200)
+            self.end_headers()
+            entry = {"inference_stats": {"success": {"count": good}, "fail": {"count": failed}}}
+            self.wfile.write(json.dumps({"model_stats": [entry]}).encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Stats)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        assert canary.counts(f"http://127.0.0.1:{server.server_port}") == Counts(good=5, failed=3)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_pauses_grow_to_a_limit() -> None:
