@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -37,7 +38,7 @@ def client(tmp_path_factory):
     folder = tmp_path_factory.mktemp("standin")
     repository = standin.build(Path(__file__).parents[2] / "model_repository", folder / "repository")
     arguments = ("--repository", str(repository), "--profile", standin.PROFILE, "--products", str(folder / "products"))
-    with running(*arguments) as server:
+    with running(*arguments, "--connection-seconds", "2") as server:
         yield triton.InferenceServerClient(server.grpc)
 
 
@@ -208,6 +209,26 @@ def test_queue_full_and_no_leak(client):
     """Failing requests give their rows back: far more of them than rows, then one that works."""
     for _ in range(80):
         status(client, IMAGE=picture(), REFERENCE=[picture()[:100]])
+    assert report_of(infer(client, IMAGE=picture()))["verdict"] == "anomaly"
+
+
+def test_connections_are_renewed_and_no_call_notices(client):
+    """Plain calls one after the other, and one stream that goes on while its connection is given up."""
+    states, answers, asked = [], queue.Queue(), 0
+    client._channel.subscribe(states.append)
+    client.start_stream(lambda result, error: answers.put(error or result))
+    end = time.monotonic() + 15
+    while grpc.ChannelConnectivity.IDLE not in states[1:] and time.monotonic() < end:
+        client.async_stream_infer("inspect_stream", as_inputs({"IMAGE": picture(60)}), enable_empty_final_response=True)
+        asked += 1
+        assert report_of(infer(client, IMAGE=picture()))["verdict"] == "anomaly"
+    client.async_stream_infer("inspect_stream", as_inputs({"IMAGE": picture(60)}), enable_empty_final_response=True)
+    client.stop_stream()
+    client._channel.unsubscribe(states.append)
+    assert grpc.ChannelConnectivity.IDLE in states[1:], "the connection grew older than it may"
+    found = [answers.get() for _ in range(answers.qsize())]
+    assert [item for item in found if isinstance(item, Exception)] == []
+    assert sum(item.get_response().parameters["triton_final_response"].bool_param for item in found) == asked + 1
     assert report_of(infer(client, IMAGE=picture()))["verdict"] == "anomaly"
 
 
