@@ -15,7 +15,7 @@ from sightline_ensemble.serve.log import Log
 from sightline_ensemble.serve.outside import Outside, Tls
 from sightline_ensemble.serve.supervisor import Supervisor
 
-_PORTS = (("grpc", 8001, "gRPC"), ("http", 8000, "HTTP"), ("metrics", 8002, "metrics"), ("health", 8003, "/ready and /live"))
+_PORTS = (("grpc", 8001, "gRPC"), ("http", 8000, "HTTP"), ("metrics", 8002, "metrics"), ("health", 8003, "/ready, /live and /metrics"))
 CACHE_BYTES = 128 * 2**20  # some 70 pictures of the tiny profile
 
 

@@ -128,6 +128,24 @@ def test_health_port_tells_status_and_reason(path: str) -> None:
         health.close()
 
 
+def test_health_port_has_metrics_too() -> None:
+    status = Status(ready=True, live=True, reason="")
+    health = Health("127.0.0.1", 0, lambda: status)
+
+    def metrics() -> list[str]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{health.port}/metrics") as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            return [line for line in answer.read().decode().splitlines() if not line.startswith("# HELP ")]
+
+    kinds = ["# TYPE sightline_ready gauge", "# TYPE sightline_live gauge", "# TYPE sightline_restarts_total counter"]
+    try:
+        assert metrics() == [kinds[0], "sightline_ready 1", kinds[1], "sightline_live 1", kinds[2], "sightline_restarts_total 0"]
+        status = replace(status, ready=False, restarts=3)
+        assert metrics()[1::2] == ["sightline_ready 0", "sightline_live 1", "sightline_restarts_total 3"]
+    finally:
+        health.close()
+
+
 def test_free_ports_differ_and_equal_ports_are_refused() -> None:
     settled = Ports(0, 0, 0, 0).settled("127.0.0.1")
     assert len({settled.grpc, settled.http, settled.metrics, settled.health}) == 4
