@@ -73,9 +73,16 @@ def test_overload_counts_every_end() -> None:
     )
     found = {measure.name: measure for measure in overload.measures([500.0] * 10, 1.0, [*ended, Ended(2.0, 1.0, "ServerFault")])}
     assert found["neither answered nor refused"].value == 1 and found["neither answered nor refused"].met == "no"
-    assert found["refused within 50 ms"].value == pytest.approx(99.6) and found["refused, p50"].met == "yes"
+    assert found["refused within 50 ms"].value == pytest.approx(99.6) and found["refused, p99"].met == "yes"
+    assert found["refused, largest"].value == 90
     bound = 3 * 500 + 1000 * 64 / (100 / 11.9)  # the last one is sent at 9.9 s and answered 2 s later
     assert found["p99 of the admitted / (3 x p99 alone + a full queue)"].value == pytest.approx(2000 / bound)
+
+
+def test_a_few_slow_refusals_in_a_hundred_miss_the_bar() -> None:
+    ended = [Ended(0.0, 10.0, "answered")] + [Ended(1.0, 10.0, "refused")] * 97 + [Ended(1.0, 90.0, "refused")] * 3
+    found = {measure.name: measure.met for measure in overload.measures([500.0], 1.0, ended)}
+    assert found["refused, p99"] == "no" and found["refused, p50"] == ""
 
 
 def test_the_script_must_say_the_same() -> None:
