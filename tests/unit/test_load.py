@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import sightline
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import comparison  # noqa: E402
+import memory  # noqa: E402
 import overload  # noqa: E402
 import soak  # noqa: E402
 from overload import Ended  # noqa: E402
@@ -54,6 +56,15 @@ def test_an_error_is_compared_by_its_line() -> None:
 def test_memory_grows_by_so_much() -> None:
     warm = [(250 * n, 1000 + 50 * n) for n in range(1, 5)]
     assert soak.slope(warm + [(250 * n, 1300 + 0.5 * n) for n in range(5, 21)]) == pytest.approx(2.0)
+
+
+def test_memory_has_a_column_for_each_process() -> None:
+    rows = soak.memory_rows([(250, {"tritonserver": 80.0, "step lisa_0_0": 20.123}), (500, {"tritonserver": 90.0})])
+    assert rows == [
+        {"requests": 250, "resident_mb": 100.12, "step lisa_0_0": 20.12, "tritonserver": 80.0},
+        {"requests": 500, "resident_mb": 90.0, "step lisa_0_0": 0.0, "tritonserver": 90.0},
+    ]
+    assert sum(memory.by_name(os.getpid()).values()) > 10
 
 
 def test_every_sort_of_request_comes_by_its_share() -> None:
