@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OUT, metavar="FILE", help="the picture (default: %(default)s)")
     arguments = parser.parse_args()
     chosen, tiles = [cell for cell in cells("test") if cell.defective][:COUNT], []
-    with serving("tiny", arguments.url) as target, Client(target.url) as client, progress("cells", COUNT) as step:
+    with serving("contact", "tiny", arguments.url) as target, Client(target.url) as client, progress("cells", COUNT) as step:
         for cell in chosen:
             known = f"{cell.kind}, labelled defective with probability {cell.probability:.2f}"
             tiles.append(Tile(Image.open(cell.path).convert("RGB"), client.inspect(cell.path), known))

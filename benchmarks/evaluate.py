@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     groups = [group.limited(chosen.limit) for group in groups] if chosen.limit else groups
     chosen.out.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    with serving(chosen.profile, chosen.url) as target:
+    with serving("evaluate", chosen.profile, chosen.url) as target:
         text = evaluate(target, groups, wanted, chosen)
     print(text)
     print(f"{time.monotonic() - begin:.0f} s; details in {chosen.out}")

@@ -64,18 +64,32 @@ Benchmark = Callable[[Target, Path], list[Measure]]
 
 
 @contextmanager
-def serving(profile: str, url: str | None = None) -> Iterator[Target]:
-    """A server of one's own on free ports with no products, stopped at the end; or the one that listens at `url`."""
+def serving(name: str, profile: str, url: str | None = None) -> Iterator[Target]:
+    """A server of one's own on free ports with no products, stopped at the end; or the one that listens at `url`.
+
+    Args:
+        name: of what is measured, for `keep_lines`.
+    """
     if url:
         yield Target(url, profile, 0)
         return
     with tempfile.TemporaryDirectory() as products:
         flags = ("--repository", str(REPOSITORY), "--profile", profile, "--products", products)
         with running(*flags, "--cache-bytes", "0") as server:  # pictures come again and again here: each one must be computed
-            yield Target(server.grpc, profile, server.process.pid, server.health)
-            for line in server.lines:
-                if "restarting: " in line:  # none, where all is well
-                    print(line)
+            try:
+                yield Target(server.grpc, profile, server.process.pid, server.health)
+            finally:
+                keep_lines(name, server.lines)
+
+
+def keep_lines(name: str, lines: Sequence[str]) -> None:
+    """Where the server was restarted, all it said goes to build/<name>-server.log: why it ended stands there or nowhere."""
+    if not (restarts := [line for line in lines if "restarting: " in line]):
+        return
+    path = ROOT / "build" / f"{name}-server.log"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    print(*restarts, f"all that the server said: {path.relative_to(ROOT)}", sep="\n")
 
 
 def main(benchmarks: dict[str, Benchmark], arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +101,7 @@ def main(benchmarks: dict[str, Benchmark], arguments: Sequence[str] | None = Non
     chosen = top.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
     measures: list[Measure] = []
-    with serving(chosen.profile, chosen.url) as target:
+    with serving("-".join(benchmarks), chosen.profile, chosen.url) as target:
         for name, benchmark in benchmarks.items():
             Console().rule(name)
             load = os.getloadavg()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def name(pid: int) -> str:
 def processes(root: int) -> list[dict[str, object]]:
     rows = [{"process": name(pid), "resident_mb": round(resident(pid) / MB, 1)} for pid in family(root)]
     return sorted((row for row in rows if row["resident_mb"]), key=lambda row: -row["resident_mb"])
+
+
+def by_name(root: int) -> dict[str, float]:
+    """MB of each process; two of one name together."""
+    found: Counter[str] = Counter()
+    for pid in family(root):
+        found[name(pid)] += resident(pid) / MB
+    return dict(found)
 
 
 def peak(target: Target) -> list[dict[str, object]]:

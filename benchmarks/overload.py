@@ -130,8 +130,9 @@ def measures(alone: list[float], most: float, ended: list[Ended]) -> list[Measur
         Measure(
             "overload", "p99 of the admitted / (3 x p99 alone + a full queue)", percentile(answered, 99) / bound, "", len(answered), "<= 1"
         ),
-        Measure("overload", "refused, p50", percentile(refused, 50), "ms", len(refused), "<= 50"),
-        Measure("overload", "refused, p99", percentile(refused, 99), "ms", len(refused)),
+        Measure("overload", "refused, p50", percentile(refused, 50), "ms", len(refused)),
+        Measure("overload", "refused, p99", percentile(refused, 99), "ms", len(refused), "<= 50"),
+        Measure("overload", "refused, largest", max(refused), "ms", len(refused)),
         Measure("overload", "refused within 50 ms", 100 * sum(ms <= 50 for ms in refused) / len(refused), "%", len(refused)),
         Measure("overload", "neither answered nor refused", n - len(answered) - len(refused), "", n, "<= 0"),
     ]

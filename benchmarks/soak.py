@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from harness import Measure, Target, main, percentile, progress, write_csv
 from latency import spread
-from memory import MB, family, resident
+from memory import by_name
 from overload import restarts
 from PIL import Image
 from sightline import Client, NotInspected
@@ -141,10 +141,10 @@ def drawn(sorts: dict[str, tuple[float, list[Case]]], count: int) -> Iterator[Ca
 
 @dataclass
 class Seen:
-    """What became of the requests, and the idle server's memory after so many of them."""
+    """What became of the requests, and the MB of each of the idle server's processes after so many of them."""
 
     rows: list[dict[str, object]]
-    memory: list[tuple[int, float]]
+    memory: list[tuple[int, dict[str, float]]]
     left: int = 0  # still admitted when all had ended
 
 
@@ -168,7 +168,7 @@ def soak(target: Target, count: int) -> Seen:
                 seen.rows += pool.map(one, plan[begin : begin + CHUNK])
                 if target.process:
                     seen.left = in_flight(target)
-                    seen.memory.append((len(seen.rows), sum(map(resident, family(target.process))) / MB))
+                    seen.memory.append((len(seen.rows), by_name(target.process)))
     return seen
 
 
@@ -185,6 +185,13 @@ def in_flight(target: Target, seconds: float = 10.0) -> int:
     while (left := rows.in_flight()) and time.monotonic() < end:
         time.sleep(0.2)
     return left
+
+
+def memory_rows(memory: list[tuple[int, dict[str, float]]]) -> list[dict[str, object]]:
+    """A column for each process, so that the one that grows is known; 0 where it was not there."""
+    names = sorted({name for _, found in memory for name in found})
+    sums = [{"requests": count, "resident_mb": round(sum(found.values()), 2)} for count, found in memory]
+    return [row | {name: round(found.get(name, 0.0), 2) for name in names} for row, (_, found) in zip(sums, memory, strict=True)]
 
 
 def slope(memory: list[tuple[int, float]]) -> float:
@@ -209,8 +216,9 @@ def measure(target: Target, out: Path) -> list[Measure]:
     for row in [row for row in seen.rows if not row["right"]][:10]:
         print(row)
     if target.process:
-        write_csv(out / "soak_memory.csv", [{"requests": count, "resident_mb": round(value, 2)} for count, value in seen.memory])
-        found.append(Measure("soak", "memory per 1,000 requests, idle", slope(seen.memory), "MB", len(seen.memory), "<= 1"))
+        write_csv(out / "soak_memory.csv", memory_rows(seen.memory))
+        growth = slope([(count, sum(of.values())) for count, of in seen.memory])
+        found.append(Measure("soak", "memory per 1,000 requests, idle", growth, "MB", len(seen.memory), "<= 1"))
         found.append(Measure("soak", "requests still admitted at the end", seen.left, "", 1, "<= 0"))
         found.append(Measure("soak", "restarts of the server", restarts(target), "", 1, "<= 0"))
     return found

@@ -26,7 +26,12 @@ _LONGEST = 400
 
 
 class RequestError(Exception):
-    """A request that cannot be answered: `code` is one of `CODES`, `message` says what, which input, what was expected."""
+    """A request that cannot be answered: `code` is one of `CODES`, `message` says what, which input, what was expected.
+
+    relayed: another step has failed so, and has counted it (failures.py).
+    """
+
+    relayed = False
 
     def __init__(self, code: str, message: str) -> None:
         assert code in CODES, code
@@ -91,6 +96,13 @@ def from_message(message: str, step: str) -> RequestError:
     if code_of(message) == UNAVAILABLE:
         return RequestError(UNAVAILABLE, f"{step}: not available at the moment")
     return RequestError(INTERNAL, f"{step}: failed")
+
+
+def relayed(message: str, step: str) -> RequestError:
+    """`from_message` of another model's failed response; without a code it is Triton's, which counts none."""
+    error = from_message(message, step)
+    error.relayed = _CODE.match(strip_prefixes(message)) is not None
+    return error
 
 
 def as_request_error(error: Exception, step: str) -> RequestError:

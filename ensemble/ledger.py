@@ -1,7 +1,7 @@
 """Who is in flight: a small file in shared memory that every stub of one server maps.
 
-`decode` admits a request (a row, or "queue full" at once), the last step releases it. The language model looks between
-two tokens whether a request was cancelled or is past its deadline, because Triton tells a running step neither.
+`decode` admits a request (a row, or "queue full" at once), the last step releases it; an enrolment has a row too. The language model looks
+between two tokens whether a request was cancelled or is past its deadline, because Triton tells a running step neither.
 
 A ticket is int64 [2]: the row's token and the deadline in ns of CLOCK_MONOTONIC (one clock for all processes of a host;
 0: none). [-1, 0] means "no ledger".
@@ -14,9 +14,9 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,12 @@ class Ledger:
         with self._locked():
             if (row := self._row(ticket)) is not None:
                 self._table[row] = 0
+
+    def touch(self, ticket: tuple[int, int]) -> None:
+        """Not lost: who has it is still at work."""
+        with self._locked():
+            if (row := self._row(ticket)) is not None:
+                self._table[row, _ADMITTED] = time.monotonic_ns()
 
     def cancel(self, ticket: tuple[int, int]) -> None:
         with self._locked():
@@ -138,6 +144,16 @@ def admit(deadline_ns: int = 0) -> tuple[int, int]:
 
 def release(ticket: tuple[int, int]) -> None:
     shared().release(ticket)
+
+
+@contextmanager
+def admitted() -> Iterator[Callable[[], None]]:
+    """A row for as long as the block lasts. What it yields is to be called now and then where that may be minutes."""
+    ticket = admit()
+    try:
+        yield partial(shared().touch, ticket)
+    finally:
+        release(ticket)
 
 
 def cancel(ticket: tuple[int, int]) -> None:

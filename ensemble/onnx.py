@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from . import steps
+from . import failures, steps
 from .artefacts import load_manifest
 from .contract import MODELS
 
@@ -100,6 +100,7 @@ def run_together(batch: list[Arrays], run: Run) -> list[Arrays]:
 
 def answer(requests: list[Any], run: Run, model: str) -> list[Any]:
     """The responses of one `execute()`; where a joint run fails each request is run alone, so that none harms another."""
+    failures.declare(steps.backend(), model)
     start, spec = time.monotonic_ns(), MODELS[model]
     batch = [{tensor.name: steps.array(request, tensor.name) for tensor in spec.inputs} for request in requests]
     responses: list[Any] = [None] * len(requests)

@@ -17,8 +17,8 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from . import ledger, spans
-from .errors import CANCELLED, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, from_message, invalid
+from . import failures, ledger, spans
+from .errors import CANCELLED, INTERNAL, INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE, RequestError, broken, invalid, relayed
 from .parameters import Options, Sampling
 
 Arrays = Mapping[str, np.ndarray]
@@ -131,9 +131,11 @@ def response(outputs: Arrays, wanted: Iterable[str] | None = None) -> Any:
 
 
 def failure(error: BaseException, step: str, request_id: str) -> Any:
-    """An InferenceResponse that fails: with a RequestError's code and line, anything else as INTERNAL with the step's name."""
+    """An InferenceResponse that fails: with a RequestError's code and line, anything else as INTERNAL with the step's name. Counted."""
     pb_utils = backend()
     told = error if isinstance(error, RequestError) else broken(step, error)
+    if not told.relayed:
+        failures.count(pb_utils, step, told.code)
     if told.code == INTERNAL:  # nobody's fault but ours
         pb_utils.Logger.log_error(f"{step}: request {request_id!r}: {type(error).__name__}: {error}")
     kinds = pb_utils.TritonError
@@ -148,6 +150,7 @@ def answer_each(requests: list[Any], answer: Callable[[Any], Arrays], step: str,
         answer: request -> output arrays by name (those not requested are dropped).
         ticket: the input whose row of the ledger is given back where a request fails.
     """
+    failures.declare(backend(), step)
     return [_answer(request, answer, step, ticket) for request in requests]
 
 
@@ -178,7 +181,7 @@ def inference_request(model: str, inputs: Arrays, outputs: Iterable[str], **hand
 def outputs_of(answer: Any, model: str) -> dict[str, np.ndarray]:
     """The outputs of a BLS response, copied; its error as this request's own, with the code it lost."""
     if answer.has_error():
-        raise from_message(answer.error().message(), model)
+        raise relayed(answer.error().message(), model)
     return {tensor.name(): tensor.as_numpy().copy() for tensor in answer.output_tensors()}
 
 
@@ -210,6 +213,7 @@ def answer_later(
 
     `answer` gets the given inputs of `names` and the Job; a `ticket` among them is given back where it fails.
     """
+    failures.declare(backend(), step)
     names = tuple(names)
     for request in requests:
         sender = request.get_response_sender()

@@ -15,7 +15,6 @@ import zlib
 from dataclasses import dataclass
 from enum import Enum
 
-_WATCHED = ("inspect", "inspect_stream")
 _SIDE = 64
 
 
@@ -34,7 +33,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Counts:
-    """Requests answered, and requests failed, since the server's start."""
+    """Inspections answered, plain or streamed, and plain ones failed, since the server's start."""
 
     good: int = 0
     failed: int = 0
@@ -50,19 +49,24 @@ def alive(url: str, seconds: float = 1.0) -> bool:
 
 
 def counts(url: str, seconds: float = 0.5) -> Counts | None:
-    """How the watched models' requests have ended so far; None where the server does not say."""
-    good = failed = 0
-    for model in _WATCHED:
-        try:
-            with urllib.request.urlopen(f"{url}/v2/models/{model}/stats", timeout=seconds) as answer:
-                entries = json.load(answer)["model_stats"]
-        except urllib.error.HTTPError:
-            continue  # a repository without this model
-        except (OSError, http.client.HTTPException, ValueError, KeyError):
-            return None
-        good += sum(entry["inference_stats"]["success"]["count"] for entry in entries)
-        failed += sum(entry["inference_stats"]["fail"]["count"] for entry in entries)
-    return Counts(good, failed)
+    """How clients' inspections have ended so far; None where the server does not say.
+
+    Success is that of `report`, the last step of both ways: Triton counts a request of `inspect_stream` as one when its step has taken
+    it in, answered or not. A stream has a report when it finds something and one at its end.
+    """
+    answered, asked = _ended(url, "report", seconds), _ended(url, "inspect", seconds)
+    return None if answered is None or asked is None else Counts(answered.good, asked.failed)
+
+
+def _ended(url: str, model: str, seconds: float) -> Counts | None:
+    try:
+        with urllib.request.urlopen(f"{url}/v2/models/{model}/stats", timeout=seconds) as answer:
+            entries = [entry["inference_stats"] for entry in json.load(answer)["model_stats"]]
+    except urllib.error.HTTPError:
+        return Counts()  # a repository without this model
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return None
+    return Counts(*(sum(entry[how]["count"] for entry in entries) for how in ("success", "fail")))
 
 
 def probe(url: str, seconds: float) -> Probe:

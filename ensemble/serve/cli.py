@@ -15,7 +15,7 @@ from sightline_ensemble.serve.log import Log
 from sightline_ensemble.serve.outside import Outside, Tls
 from sightline_ensemble.serve.supervisor import Supervisor
 
-_PORTS = (("grpc", 8001, "gRPC"), ("http", 8000, "HTTP"), ("metrics", 8002, "metrics"), ("health", 8003, "/ready and /live"))
+_PORTS = (("grpc", 8001, "gRPC"), ("http", 8000, "HTTP"), ("metrics", 8002, "metrics"), ("health", 8003, "/ready, /live and /metrics"))
 CACHE_BYTES = 128 * 2**20  # some 70 pictures of the tiny profile
 
 
@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     add("--canary-seconds", type=float, default=30.0, metavar="S", help="test inference after so long without one (default: %(default)g)")
     add("--start-seconds", type=float, default=300.0, metavar="S", help="how long loading the models may take (default: %(default)g)")
     add("--exit-seconds", type=int, default=10, metavar="S", help="how long running requests may take at the end (default: %(default)s)")
+    what = "a gRPC connection's age at which its client makes a new one, running calls finish (default: %(default)s; 0: never)"
+    add("--connection-seconds", type=_seconds, default=Outside.connection_seconds, metavar="S", help=what)
     add("--tls-certificate", type=Path, metavar="FILE", help="PEM: TLS on the gRPC port; HTTP then listens on this machine only")
     add("--tls-key", type=Path, metavar="FILE", help="PEM: the certificate's key")
     add("--tls-clients", type=Path, metavar="FILE", help="PEM: clients must show a certificate that this authority has signed")
@@ -51,6 +53,12 @@ def _port(text: str) -> int:
     if text.isdigit() and int(text) < 65536:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+
+
+def _seconds(text: str) -> int:
+    if text.isdigit() and int(text) <= 1_000_000:  # gRPC counts milliseconds in 32 bits
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number of seconds, 0 to 1000000")
 
 
 def settings(args: argparse.Namespace, triton: launcher.Triton) -> Settings:
@@ -78,7 +86,7 @@ def outside(args: argparse.Namespace) -> Outside:
         raise ServeError(f"no file at {missing[0]}, expected a PEM file")
     if args.audit and not args.audit.parent.is_dir():
         raise ServeError(f"no folder at {args.audit.parent} for the audit's file")
-    return Outside(tls, args.trace_url, args.trace_rate, args.shared_memory, args.audit)
+    return Outside(tls, args.trace_url, args.trace_rate, args.shared_memory, args.audit, args.connection_seconds)
 
 
 def log(args: argparse.Namespace) -> Log:

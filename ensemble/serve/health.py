@@ -1,4 +1,5 @@
-"""`/ready` and `/live`: what a load balancer or Kubernetes asks, answered truthfully and at once, with the reason."""
+"""`/ready` and `/live`: what a load balancer or Kubernetes asks, answered truthfully and at once, with the reason; `/metrics` the same
+for Prometheus, for a tritonserver that is gone can tell it nothing."""
 
 from __future__ import annotations
 
@@ -23,6 +24,17 @@ class Status:
     profile: str = ""
     restarts: int = 0
 
+    @property
+    def metrics(self) -> str:
+        """In Prometheus' text format."""
+        numbers = (
+            ("sightline_ready", "gauge", "1: a real inference has passed and every step lives", self.ready),
+            ("sightline_live", "gauge", "0: restarting has not helped", self.live),
+            ("sightline_restarts_total", "counter", "Restarts of tritonserver by its supervisor", self.restarts),
+        )
+        lines = ((f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {int(value)}") for name, kind, text, value in numbers)
+        return "".join(f"{line}\n" for block in lines for line in block)
+
 
 class Health:
     """The health port. `status` is asked once a request, from another thread."""
@@ -46,13 +58,18 @@ def _handler(status: Callable[[], Status]) -> type[BaseHTTPRequestHandler]:
         timeout = 5  # a silent connection must not hold a thread for ever
 
         def do_GET(self) -> None:
-            now = status()
+            now, path = status(), self.path.split("?")[0]
+            if path == "/metrics":
+                return self._answer(200, "text/plain; version=0.0.4; charset=utf-8", now.metrics)
             answers = {"/ready": now.ready, "/live": now.live}
-            path = self.path.split("?")[0]
-            code = 404 if path not in answers else 200 if answers[path] else 503
-            body = json.dumps({"error": "ask /ready or /live"} if code == 404 else asdict(now)).encode() + b"\n"
+            if path not in answers:
+                return self._answer(404, "application/json", json.dumps({"error": "ask /ready, /live or /metrics"}) + "\n")
+            self._answer(200 if answers[path] else 503, "application/json", json.dumps(asdict(now)) + "\n")
+
+        def _answer(self, code: int, kind: str, text: str) -> None:
+            body = text.encode()
             self.send_response(code)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":

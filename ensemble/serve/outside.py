@@ -1,4 +1,5 @@
-"""What tritonserver lets in and tells to the outside beside its answers: TLS, who may use which API, shared memory, traces."""
+"""What tritonserver lets in and tells to the outside beside its answers: TLS, connections' age, who may use which API, shared memory,
+traces."""
 
 from __future__ import annotations
 
@@ -35,6 +36,8 @@ class Outside:
         trace_rate: one request in so many; 0: only those that bring a `traceparent`, which are traced always.
         shared_memory: clients on this machine may hand tensors over in shared memory.
         audit: the file that gets a line for each verdict.
+        connection_seconds: a gRPC connection's age at which its client is asked for another one, so that clients spread over servers
+            that came later; 0: never.
     """
 
     tls: Tls | None = None
@@ -42,10 +45,12 @@ class Outside:
     trace_rate: int = 0
     shared_memory: bool = False
     audit: Path | None = None
+    connection_seconds: int = 300
 
     def arguments(self, wheel: bool) -> list[str]:
         """Of tritonserver. `wheel`: it is 24.10, where shared memory is open unless restricted and has no switch of its own."""
-        return self._restrictions() + self._shared_memory(wheel) + (self.tls.arguments() if self.tls else []) + self._traces()
+        secured = self.tls.arguments() if self.tls else []
+        return self._restrictions() + self._connections() + self._shared_memory(wheel) + secured + self._traces()
 
     def environment(self) -> dict[str, str]:
         """Of the steps."""
@@ -63,6 +68,10 @@ class Outside:
 
     def _shared_memory(self, wheel: bool) -> list[str]:
         return ["--allow-client-shm=true"] if self.shared_memory and not wheel else []
+
+    def _connections(self) -> list[str]:
+        """No grace is named: gRPC then leaves the old connection to the calls that run on it, however long they take."""
+        return [f"--grpc-max-connection-age={1000 * self.connection_seconds}"] if self.connection_seconds else []
 
     def _traces(self) -> list[str]:
         if not self.trace_url:

@@ -97,7 +97,8 @@ def test_tls_by_halves_is_refused(words: list[str], said: str, capsys: pytest.Ca
 
 def test_arguments() -> None:
     assert parser().parse_args([]).shared_memory is False
-    shut, opened = Outside().arguments(wheel=False), Outside(shared_memory=True)
+    assert parser().parse_args([]).connection_seconds == 300 and "--grpc-max-connection-age=300000" in Outside().arguments(wheel=True)
+    shut, opened = Outside(connection_seconds=0).arguments(wheel=False), Outside(shared_memory=True)
     assert all("model-repository,trace,logging,shared-memory:sightline-key=" in line for line in shut) and len(shut) == 2
     assert opened.arguments(wheel=False)[-1] == "--allow-client-shm=true" and "shared-memory" not in " ".join(opened.arguments(wheel=True))
     traces = Outside(trace_url="http://collector:4318/v1/traces", trace_rate=7).arguments(wheel=True)

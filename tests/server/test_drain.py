@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -29,7 +32,10 @@ import standin  # noqa: E402
 
 pytestmark = pytest.mark.alone
 
-CLIENTS, REQUESTS = 16, 600
+CLIENTS, REQUESTS, PICTURES = 16, 600, 400
+REFUSAL = "the server is stopping, try another one"
+# Triton's own, at its door, and gRPC's once the port is shut
+ENDED = re.compile(r"Server is stopping|has no available versions|failed to connect|[Cc]onnection (refused|reset)|Socket closed|GOAWAY")
 # "slow" makes the stand-in language model take some 0.4 s: at any moment several are between two steps
 KINDS: tuple[Callable[[sightline.Client, bytes], object], ...] = (
     lambda client, picture: client.inspect(picture, prompt="slow?"),
@@ -50,7 +56,7 @@ class Outcome:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self, address: str, picture: bytes) -> None:
-        with sightline.Client(address, timeout=20) as client:
+        with sightline.Client(address, timeout=40) as client:
             while (number := next(self.numbers)) < REQUESTS:
                 begin = time.monotonic()
                 try:
@@ -65,9 +71,27 @@ class Outcome:
                     self.other.append(error)
 
 
+def enrol(address: str, pictures: list[bytes]) -> str:
+    """Nothing, or why not."""
+    try:
+        with sightline.Client(address, timeout=40) as client:
+            client.enroll("part", pictures)
+    except sightline.NotInspected as error:
+        return str(error)
+    return ""
+
+
 def rows_of(server: Running) -> ledger.Ledger:
     path = next(processes.SHARED_MEMORY.glob(f"sightline_{server.process.pid}_*_ledger"))
     return ledger.Ledger(path)
+
+
+def closed(rows: ledger.Ledger) -> bool:
+    try:
+        rows.release(rows.admit())
+    except RequestError as error:
+        return REFUSAL in str(error)
+    return False
 
 
 @pytest.fixture
@@ -82,19 +106,28 @@ def test_sigterm_under_load(tmp_path: Path, picture: bytes) -> None:
     repository = standin.build(REPOSITORY, tmp_path / "repository")
     seen = Outcome()
     words = ("--repository", str(repository), "--profile", standin.PROFILE, "--products", str(tmp_path / "products"))
-    with running(*words, "--audit", str(tmp_path / "audit.jsonl")) as server:
+    words += ("--audit", str(tmp_path / "audit.jsonl"), "--exit-seconds", "30")
+    with running(*words) as server, ThreadPoolExecutor(1) as pool:
         threads = [threading.Thread(target=seen.work, args=(server.grpc, picture), daemon=True) for _ in range(CLIENTS)]
         for thread in threads:
             thread.start()
         rows = rows_of(server)
         assert within(30, lambda: seen.answered >= 10 and rows.in_flight() >= CLIENTS // 2)
-        family = [triton_of(server), *processes.stubs(triton_of(server))]
-        before, admitted = seen.answered, rows.in_flight()
-        server.process.send_signal(signal.SIGTERM)
+        stubs = processes.stubs(triton_of(server))
+        family, encoder = [triton_of(server), *stubs], next(pid for pid, name in stubs.items() if name.startswith("vision_encoder"))
+        os.kill(encoder, signal.SIGSTOP)  # who is in flight stays so while the rest is looked at
+        long = pool.submit(enrol, server.grpc, [picture] * PICTURES)
+        time.sleep(0.5)
+        before, admitted = seen.answered, rows.in_flight() - 1
         told = time.monotonic()
-        assert server.process.wait(20) == 0
+        server.process.send_signal(signal.SIGTERM)
+        assert within(15, lambda: closed(rows))
+        assert REFUSAL in enrol(server.grpc, [picture])
+        os.kill(encoder, signal.SIGCONT)
+        assert server.process.wait(40) == 0
+        assert long.result() == "", "an enrolment that was admitted was not finished"
         for thread in threads:
-            thread.join(30)
+            thread.join(40)
     assert not any(thread.is_alive() for thread in threads), "a request hangs"
     assert seen.other == []
     assert seen.answered + len(seen.refused) == REQUESTS and seen.refused
@@ -103,10 +136,11 @@ def test_sigterm_under_load(tmp_path: Path, picture: bytes) -> None:
     assert len(lines) == seen.verdicts + sum(line["request"] == "canary" for line in lines)
     assert {line["verdict"] for line in lines} <= {"normal", "anomaly"} and all(line["artefacts"] for line in lines)
     assert not any("slow" in json.dumps(line) for line in lines), "words of a prompt"
-    told_so = sorted(seconds for begin, seconds, line in seen.refused if begin > told and "try another one" in line)
+    assert all(REFUSAL in line or (begin > told and ENDED.search(line)) for begin, _, line in seen.refused), "admitted, then refused"
+    told_so = sorted(seconds for begin, seconds, line in seen.refused if begin > told and REFUSAL in line)
     assert told_so and told_so[len(told_so) // 2] < 0.5, "a refusal must come at once"
     # who is in the first step when Triton is told at last waits longer: it answers those one after the other, half a second each
-    assert max(seconds for _, seconds, _ in seen.refused) < 5
+    assert max(seconds for _, seconds, _ in seen.refused) < 10
     assert [pid for pid in family if processes.process(pid)] == [] and leftovers(server) == []
 
 

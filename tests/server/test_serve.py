@@ -7,16 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy
+import tritonclient.grpc as triton
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.serve import processes
 from sightline_ensemble.serve.running import Running, running
+from tritonclient.utils import InferenceServerException
 from waiting import within
 
 
@@ -93,11 +99,36 @@ def test_a_dead_process_is_noticed_and_replaced(repository: Path, victim: str) -
     assert leftovers(server) == []
 
 
-def test_a_step_that_hangs_is_noticed_by_the_canary(repository: Path) -> None:
-    with running(*arguments(repository), "--canary-seconds", "1") as server:
+@contextmanager
+def unanswered_streams(address: str) -> Iterator[None]:
+    """A stream that nobody answers, every half second."""
+    image = triton.InferInput("IMAGE", [1], "BYTES")
+    image.set_data_from_numpy(np.array([b"x"], np.object_))
+    over = threading.Event()
+
+    def ask() -> None:
+        with triton.InferenceServerClient(address) as client, suppress(InferenceServerException):  # until the server is restarted
+            client.start_stream(lambda result, error: None)
+            while not over.wait(0.5):
+                client.async_stream_infer("inspect_stream", [image])
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(10)
+
+
+def test_a_step_that_hangs_is_noticed_by_the_canary_though_streams_are_taken_in(repository: Path) -> None:
+    toy.swallowing(repository, "inspect_stream")
+    with running(*arguments(repository), "--canary-seconds", "3") as server:
         stubs = {name: pid for pid, name in processes.stubs(triton_of(server)).items()}
-        os.kill(stubs["inspect_0_0"], signal.SIGSTOP)
-        assert within(20, lambda: not server.status()[0])
+        with unanswered_streams(server.grpc):
+            time.sleep(1)
+            os.kill(stubs["inspect_0_0"], signal.SIGSTOP)
+            assert within(20, lambda: not server.status()[0])
         assert within(30, lambda: server.status()[0])
         assert server.status()[1]["restarts"] == 1
 

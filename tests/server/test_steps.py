@@ -8,8 +8,10 @@ import queue
 import re
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -33,12 +35,21 @@ def picture(value: int = 200, size: tuple[int, int] = (60, 40), spot: int | None
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("standin")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("standin")
+
+
+@pytest.fixture(scope="module")
+def server(folder):
     repository = standin.build(Path(__file__).parents[2] / "model_repository", folder / "repository")
     arguments = ("--repository", str(repository), "--profile", standin.PROFILE, "--products", str(folder / "products"))
-    with running(*arguments) as server:
-        yield triton.InferenceServerClient(server.grpc)
+    with running(*arguments, "--connection-seconds", "2") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return triton.InferenceServerClient(server.grpc)
 
 
 def as_inputs(values: dict) -> list:
@@ -208,6 +219,53 @@ def test_queue_full_and_no_leak(client):
     """Failing requests give their rows back: far more of them than rows, then one that works."""
     for _ in range(80):
         status(client, IMAGE=picture(), REFERENCE=[picture()[:100]])
+    assert report_of(infer(client, IMAGE=picture()))["verdict"] == "anomaly"
+
+
+def failed(server) -> dict[tuple[str, str], int]:
+    """Step and code -> requests that failed so."""
+    with urllib.request.urlopen(f"http://{server.metrics}/metrics", timeout=5) as answer:
+        lines = re.findall(r"^sightline_requests_failed\{(.*)\} (\d+)", answer.read().decode(), re.MULTILINE)
+    found = ((dict(re.findall(r'(\w+)="(\w+)"', labels)), int(count)) for labels, count in lines)
+    return {(labels["step"], labels["code"]): count for labels, count in found}
+
+
+def test_each_failed_request_is_counted_once_where_it_failed(server, client, folder):
+    infer(client, "products", ACTION="enroll", NAME="damaged", IMAGES=[picture(100)])
+    (bank,) = (folder / "products" / "banks").glob("*.npz")
+    bank.write_bytes(b"no bank")
+    before = failed(server)
+    assert all((step, "INTERNAL") in before for step in ("decode", "sam_encoder", "lisa", "report")), "not shown before the first one"
+    assert status(client, IMAGE=picture(), PRODUCT="damaged")[0] == "INTERNAL"
+    assert status(client, IMAGE=b"x")[0] == "INVALID_ARGUMENT"
+    for _ in range(2):
+        with pytest.raises(triton.InferenceServerException):
+            stream(client, IMAGE=b"x")
+    with pytest.raises(triton.InferenceServerException):
+        stream(client, IMAGE=picture(), PROMPT="slow", timeout=150_000)
+    after = failed(server)
+    new = {key: count - before.get(key, 0) for key, count in after.items() if count != before.get(key, 0)}
+    assert new == {("expert", "INTERNAL"): 1, ("decode", "INVALID_ARGUMENT"): 3, ("inspect_stream", "UNAVAILABLE"): 1}
+    infer(client, "products", ACTION="remove", NAME="damaged")
+
+
+def test_connections_are_renewed_and_no_call_notices(client):
+    """Plain calls one after the other, and one stream that goes on while its connection is given up."""
+    states, answers, asked = [], queue.Queue(), 0
+    client._channel.subscribe(states.append)
+    client.start_stream(lambda result, error: answers.put(error or result))
+    end = time.monotonic() + 15
+    while grpc.ChannelConnectivity.IDLE not in states[1:] and time.monotonic() < end:
+        client.async_stream_infer("inspect_stream", as_inputs({"IMAGE": picture(60)}), enable_empty_final_response=True)
+        asked += 1
+        assert report_of(infer(client, IMAGE=picture()))["verdict"] == "anomaly"
+    client.async_stream_infer("inspect_stream", as_inputs({"IMAGE": picture(60)}), enable_empty_final_response=True)
+    client.stop_stream()
+    client._channel.unsubscribe(states.append)
+    assert grpc.ChannelConnectivity.IDLE in states[1:], "the connection grew older than it may"
+    found = [answers.get() for _ in range(answers.qsize())]
+    assert [item for item in found if isinstance(item, Exception)] == []
+    assert sum(item.get_response().parameters["triton_final_response"].bool_param for item in found) == asked + 1
     assert report_of(infer(client, IMAGE=picture()))["verdict"] == "anomaly"
 
 

@@ -13,6 +13,14 @@ class TritonPythonModel:
     def execute(self, requests):
         return [pb.InferenceResponse([pb.Tensor("REPORT", np.array([b"{}"], object))]) for _ in requests]
 """
+SWALLOWING = """
+class TritonPythonModel:
+    def initialize(self, args):
+        self.kept = []
+
+    def execute(self, requests):
+        self.kept += [request.get_response_sender() for request in requests]
+"""
 BROKEN = """
 class TritonPythonModel:
     def initialize(self, args):
@@ -28,6 +36,12 @@ input [
 output [ { name: "REPORT" data_type: TYPE_STRING dims: [ 1 ] } ]
 instance_group [ { kind: KIND_CPU } ]
 """
+
+
+def swallowing(folder: Path, name: str) -> None:
+    """A decoupled model that takes every request in and answers none."""
+    write(folder, SWALLOWING, (name,))
+    (folder / name / "config.pbtxt").write_text(CONFIG + "model_transaction_policy { decoupled: true }\n")
 
 
 def write(folder: Path, model: str = MODEL, names: tuple[str, ...] = ("inspect", "other")) -> Path:

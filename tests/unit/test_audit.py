@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,20 @@ def test_where_no_line_can_be_written_the_verdict_is_not_given(tmp_path: Path, m
         audit.note("part-1", REPORT)
     monkeypatch.delenv(audit.AUDIT_VARIABLE)
     audit.note("part-1", REPORT)
+
+
+def test_a_line_that_finds_room_for_a_part_only_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of the process's files does what a full volume does: the first write comes out short, without an error."""
+    file = tmp_path / "audit.jsonl"
+    monkeypatch.setenv(audit.AUDIT_VARIABLE, str(file))
+    audit.note("part-1", REPORT)
+    whole, usual = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 50, usual[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            audit.note("part-2", REPORT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert file.read_bytes() == whole
+    audit.note("part-3", REPORT)
+    assert [json.loads(line)["request"] for line in file.read_text().splitlines()] == ["part-1", "part-3"]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sightline.report import Report, parse
 from sightline_ensemble.regions import rle
+from sightline_ensemble.serve.running import Running
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import harness  # noqa: E402
@@ -74,6 +78,20 @@ def test_a_later_run_replaces_its_own_rows(tmp_path: Path) -> None:
     harness.summarise([harness.Measure("one", "x", 1.0, "s", 1), harness.Measure("two", "y", 2.0, "s", 1)], "tiny", 0.0, tmp_path)
     harness.summarise([harness.Measure("one", "x", 3.0, "s", 1)], "tiny", 0.0, tmp_path)
     assert {row["measure"]: row["value"] for row in harness.read_csv(tmp_path / "summary.csv")} == {"y": "2", "x": "3"}
+
+
+@pytest.mark.parametrize("said", [["ready"], ["ready", "restarting: report_0_0: the step's process died", "ready"]])
+def test_what_a_restarted_server_said_is_kept(said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def started(*_: str) -> Iterator[Running]:
+        yield Running(SimpleNamespace(pid=1), lines=said)
+
+    monkeypatch.setattr(harness, "running", started)
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    with pytest.raises(RuntimeError, match="gone"), harness.serving("soak", "tiny"):
+        raise RuntimeError("gone")
+    kept = tmp_path / "build" / "soak-server.log"
+    assert kept.read_text().splitlines() == said if len(said) > 1 else not kept.exists()
 
 
 def test_resident_memory_of_this_process_is_seen() -> None:

@@ -39,6 +39,19 @@ def test_lost_requests_expire(tmp_path, monkeypatch):
     book.admit()
 
 
+def test_who_is_still_at_work_is_not_lost(tmp_path, monkeypatch):
+    book = Ledger(tmp_path / "l", 1)
+    ticket = book.admit()
+    monkeypatch.setattr(ledger, "LOST_AFTER_NS", 20_000_000)
+    time.sleep(0.03)
+    assert not book.in_flight()
+    book.touch(ticket)
+    assert book.in_flight()
+    book.release(ticket)
+    book.touch(ticket)
+    assert not book.in_flight()
+
+
 def test_threads_never_share_a_row(tmp_path):
     book, taken = Ledger(tmp_path / "l", 64), []
     threads = [threading.Thread(target=lambda: taken.extend(book.admit() for _ in range(8))) for _ in range(8)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import sightline
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import comparison  # noqa: E402
+import memory  # noqa: E402
 import overload  # noqa: E402
 import soak  # noqa: E402
 from overload import Ended  # noqa: E402
@@ -56,6 +58,15 @@ def test_memory_grows_by_so_much() -> None:
     assert soak.slope(warm + [(250 * n, 1300 + 0.5 * n) for n in range(5, 21)]) == pytest.approx(2.0)
 
 
+def test_memory_has_a_column_for_each_process() -> None:
+    rows = soak.memory_rows([(250, {"tritonserver": 80.0, "step lisa_0_0": 20.123}), (500, {"tritonserver": 90.0})])
+    assert rows == [
+        {"requests": 250, "resident_mb": 100.12, "step lisa_0_0": 20.12, "tritonserver": 80.0},
+        {"requests": 500, "resident_mb": 90.0, "step lisa_0_0": 0.0, "tritonserver": 90.0},
+    ]
+    assert sum(memory.by_name(os.getpid()).values()) > 10
+
+
 def test_every_sort_of_request_comes_by_its_share() -> None:
     sorts = {name: (share, [soak.Case(name, lambda client: Answer(()))]) for name, share in (("a", 0.7), ("b", 0.3))}
     counts = Counter(case.kind for case in soak.drawn(sorts, 1000))
@@ -73,9 +84,16 @@ def test_overload_counts_every_end() -> None:
     )
     found = {measure.name: measure for measure in overload.measures([500.0] * 10, 1.0, [*ended, Ended(2.0, 1.0, "ServerFault")])}
     assert found["neither answered nor refused"].value == 1 and found["neither answered nor refused"].met == "no"
-    assert found["refused within 50 ms"].value == pytest.approx(99.6) and found["refused, p50"].met == "yes"
+    assert found["refused within 50 ms"].value == pytest.approx(99.6) and found["refused, p99"].met == "yes"
+    assert found["refused, largest"].value == 90
     bound = 3 * 500 + 1000 * 64 / (100 / 11.9)  # the last one is sent at 9.9 s and answered 2 s later
     assert found["p99 of the admitted / (3 x p99 alone + a full queue)"].value == pytest.approx(2000 / bound)
+
+
+def test_a_few_slow_refusals_in_a_hundred_miss_the_bar() -> None:
+    ended = [Ended(0.0, 10.0, "answered")] + [Ended(1.0, 10.0, "refused")] * 97 + [Ended(1.0, 90.0, "refused")] * 3
+    found = {measure.name: measure.met for measure in overload.measures([500.0], 1.0, ended)}
+    assert found["refused, p99"] == "no" and found["refused, p50"] == ""
 
 
 def test_the_script_must_say_the_same() -> None:

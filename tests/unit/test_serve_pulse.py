@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import islice
 
 import pytest
@@ -71,6 +73,29 @@ def test_a_late_canary_is_a_crowd_where_others_end_and_a_hang_where_none_does() 
     assert pulse.outcome(40, late) == "no answer in time"
 
 
+def test_what_clients_were_answered_is_what_has_a_report() -> None:
+    """A stream that was taken in and never answered proves nothing, one with a report is as good as a plain request."""
+    booked = {"inspect": (0, 3), "inspect_stream": (40, 0), "report": (5, 1)}
+
+    class Stats(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            good, failed = booked[self.path.split("/")[3]]
+            self.send_response(200)
+            self.end_headers()
+            entry = {"inference_stats": {"success": {"count": good}, "fail": {"count": failed}}}
+            self.wfile.write(json.dumps({"model_stats": [entry]}).encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Stats)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        assert canary.counts(f"http://127.0.0.1:{server.server_port}") == Counts(good=5, failed=3)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_pauses_grow_to_a_limit() -> None:
     first = list(islice(pauses(), 6))
     assert first == [0.0, 1.0, 2.0, 4.0, 8.0, 8.0] and max(first) == LONGEST_PAUSE
@@ -99,6 +124,24 @@ def test_health_port_tells_status_and_reason(path: str) -> None:
         with pytest.raises(urllib.error.HTTPError) as refusal:
             urllib.request.urlopen(url + "/nothing")
         assert refusal.value.code == 404
+    finally:
+        health.close()
+
+
+def test_health_port_has_metrics_too() -> None:
+    status = Status(ready=True, live=True, reason="")
+    health = Health("127.0.0.1", 0, lambda: status)
+
+    def metrics() -> list[str]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{health.port}/metrics") as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            return [line for line in answer.read().decode().splitlines() if not line.startswith("# HELP ")]
+
+    kinds = ["# TYPE sightline_ready gauge", "# TYPE sightline_live gauge", "# TYPE sightline_restarts_total counter"]
+    try:
+        assert metrics() == [kinds[0], "sightline_ready 1", kinds[1], "sightline_live 1", kinds[2], "sightline_restarts_total 0"]
+        status = replace(status, ready=False, restarts=3)
+        assert metrics()[1::2] == ["sightline_ready 0", "sightline_live 1", "sightline_restarts_total 3"]
     finally:
         health.close()
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from sightline_ensemble import intake, ledger, steps
+from sightline_ensemble import failures, intake, ledger, steps
 from sightline_ensemble.artefacts import load_manifest
 from sightline_ensemble.contract import MODELS
 from sightline_ensemble.errors import cancelled
@@ -22,6 +22,7 @@ class TritonPythonModel:
         self.pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), thread_name_prefix="decode")
 
     def execute(self, requests):
+        failures.declare(steps.backend(), "decode")
         for request in requests:
             sender = request.get_response_sender()
             ticket = ledger.NO_TICKET

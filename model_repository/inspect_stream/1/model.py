@@ -3,7 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from sightline_ensemble import ledger, steps, stream
+from sightline_ensemble import failures, ledger, steps, stream
 from sightline_ensemble.contract import IN_FLIGHT_LIMIT, REQUEST
 from sightline_ensemble.errors import queue_full
 
@@ -17,6 +17,7 @@ class TritonPythonModel:
         self.watcher = stream.Watcher()
 
     def execute(self, requests):
+        failures.declare(steps.backend(), "inspect_stream")
         for request in requests:
             wanted = frozenset(request.requested_output_names())
             outlet = stream.Outlet(request.get_response_sender(), wanted, request.request_id())
