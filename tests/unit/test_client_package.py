@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import time
 import tomllib
+import venv
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,26 @@ def test_it_is_imported_in_half_a_second_and_without_torch() -> None:
     code = f"import os, sys, sightline; assert not any(name in sys.modules for name in {heavy}); print(sum(os.times()[:2]))"
     seconds = [float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) for _ in range(3)]
     assert min(seconds) < 0.5
+
+
+@pytest.mark.sizes
+def test_it_is_installed_in_a_minute_and_is_light(tmp_path: Path) -> None:
+    """Into an empty environment, with everything from the registry."""
+    source, home = tmp_path / "client", tmp_path / "venv"
+    shutil.copytree(CLIENT, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    venv.create(home, with_pip=True)
+    python, before = home / "bin" / "python", weight(home)
+    begin = time.monotonic()
+    subprocess.run([python, "-m", "pip", "install", "--no-cache-dir", source], check=True, capture_output=True)
+    seconds, megabytes = time.monotonic() - begin, (weight(home) - before) / 1e6
+    assert seconds < 60 and megabytes < 150
+    code = "import importlib.util, sightline, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
+    subprocess.run([python, "-c", code], check=True, cwd=tmp_path)
+    subprocess.run([home / "bin" / "sightline", "--version"], check=True, capture_output=True)
+    subprocess.run([python, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, source], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("sightline-*.whl")
+    assert wheel.stat().st_size < 1e6
+
+
+def weight(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -50,12 +50,23 @@ def test_the_plant_is_one(tmp_path: Path) -> None:
 
 def test_figures_of_shared_memory_are_measured() -> None:
     with (ROOT / "benchmarks" / "results" / "shared_memory.csv").open(newline="", encoding="utf-8") as file:
-        measured = {(int(row["bytes"]), row["way"]): row["p50_ms"] for row in csv.DictReader(file)}
+        measured = {(int(row["bytes"]), row["way"]): row for row in csv.DictReader(file)}
     page = (pages.DOCS / "connections.md").read_text()
-    rows = re.findall(r"^\| (\d+) MB \| ([\d.]+) ms \| ([\d.]+) ms \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) MB \| ([\d.]+) ms \| ([\d.]+) ms \| (\d+) /s \| (\d+) /s \|$", page, re.MULTILINE)
     assert len(rows) == 3
-    for size, plain, shared in rows:
-        assert (measured[int(size) * 10**6, "gRPC bytes"], measured[int(size) * 10**6, "shared memory"]) == (plain, shared)
+    for size, *told in rows:
+        ways = [measured[int(size) * 10**6, way] for way in ("gRPC bytes", "shared memory")]
+        assert told == [row[column] for column in ("p50_ms", "per_s") for row in ways]
+
+
+def test_the_page_is_started_as_its_document_says() -> None:
+    """docs/web.md: the extra exists, and the command parses. tests/web starts it."""
+    extras = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (block,) = (block.text for block in pages.blocks("web.md") if block.language == "bash")
+    install, command = (shlex.split(line, comments=True) for line in block.splitlines())
+    assert install == ["pip", "install", "./client[web]"] and "web" in extras
+    made = parser().parse_args(command[1:])
+    assert command[0] == "sightline" and made.samples == Path("build/demo/cells")
 
 
 @pytest.mark.parametrize("page", ["quickstart", "client", "connections", "products", "line", "own_sources"])

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from pathlib import Path
 
 import client_fake
 import pytest
 import sightline
 from client_fake import FakeTriton, answer
 from client_replicas import Counted, both, two
+from sightline import session
+from sightline.pictures import encode
 
 pair = pytest.fixture(two)
 
@@ -62,3 +66,29 @@ def test_a_chat_remembers_and_forgets(pair: tuple[Counted, Counted]) -> None:
     asked = [call.inputs for call in pair[0].fake.calls]
     assert all(inputs["PRODUCT"] == [b"cell"] for inputs in asked[:2]) and len(json.loads(asked[1]["HISTORY"][0])) == 2
     assert "HISTORY" not in asked[3]
+
+
+def test_a_picture_is_encoded_once_and_beside_the_event_loop(
+    pair: tuple[Counted, Counted], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    threads: list[int] = []
+
+    def watched(picture: object, name: str = "IMAGE") -> bytes:
+        threads.append(threading.get_ident())
+        return encode(picture, name)
+
+    monkeypatch.setattr(session, "encode", watched)
+    (tmp_path / "x.png").write_bytes(b"bad")
+
+    async def talk() -> None:
+        async with sightline.aio.Client(pair[0].url) as client:
+            chat = client.chat(tmp_path / "x.png")
+            assert not threads
+            assert (await chat.ask()).anomaly
+            (tmp_path / "x.png").unlink()
+            assert [event async for event in chat.stream("Why?")] and len(threads) == 1
+
+    asyncio.run(talk())
+    assert threads[0] != threading.get_ident()
+    with sightline.Client(pair[0].url) as client, pytest.raises(sightline.InvalidInput):
+        client.chat(tmp_path / "x.png")
