@@ -17,7 +17,7 @@ import yaml
 from sightline_ensemble.serve.cli import parser
 
 from .chart import ROOT, Object
-from .images import DOCKER, arguments, stages
+from .images import DOCKER, arguments, copied, excluded, ignored, stages
 
 HADOLINT = Path(sys.executable).with_name("hadolint")
 FILES = ("Dockerfile", "Dockerfile.cpu")
@@ -60,6 +60,41 @@ def test_the_image_runs_as_nobody_special(name: str) -> None:
     command = runtime.command()
     chosen = parser().parse_args(command[1:])
     assert command[0] == "sightline-serve" and chosen.host == "0.0.0.0" and str(chosen.products) == "/products"
+
+
+TAKEN = {source for name in FILES for stage in stages(DOCKER / name) for source in copied(stage)}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git says which files are the repository's")
+def test_nothing_that_an_image_takes_is_kept_out_of_the_build() -> None:
+    """Docker's own rules: a COPY of what is ignored succeeds, and the image lacks it."""
+    assert {"model_repository", "ensemble", "client", "export", "training", "docker/pins", "docker/prepare.py"} <= TAKEN
+    kept = subprocess.run(["git", "ls-files", "-z", *TAKEN], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    assert "model_repository/report/1/model.py" in kept and "model_repository/inspect/1/.gitkeep" in kept
+    assert [path for path in kept if path and excluded(path, ignored())] == []
+    made = (
+        "model_repository/report/1/tiny/manifest.json",
+        "model_repository/lisa/1/real/a/b",
+        "ensemble/__pycache__/a.pyc",
+        ".venv/bin/pip",
+    )
+    assert all(excluded(path, ignored()) for path in (*made, "build/a", "products/cell.npz", "ensemble/sightline.egg-info/PKG-INFO"))
+
+
+@pytest.mark.parametrize(
+    "pattern, path, out",
+    [
+        ("model_repository/*/1/*/", "model_repository/report/1/model.py", True),  # the slash is cleaned away
+        ("a/*/**", "a/b", False),
+        ("a/*/**", "a/b/c/d", True),
+        ("**/c", "c", True),
+        ("build", "a/build", False),
+        ("a.b", "axb", False),
+    ],
+)
+def test_dockers_rules(pattern: str, path: str, out: bool) -> None:
+    assert excluded(path, [pattern]) is out
+    assert not excluded(path, [pattern, f"!{path}"])
 
 
 def test_every_base_has_a_tag_and_takes_a_digest() -> None:
