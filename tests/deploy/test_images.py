@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ import jsonschema
 import pytest
 import yaml
 from sightline_ensemble.serve.cli import parser
+from sightline_export.cli import parser as exporter
 
 from .chart import ROOT, Object
 from .images import DOCKER, arguments, copied, excluded, ignored, stages
@@ -128,7 +130,7 @@ def test_images_install_the_lock_with_hashes() -> None:
     for name, requirements in pins.wanted().items():
         expected = {f"{normal(pin.split('==')[0])}=={pin.split('==')[1]}" for pin in requirements}
         assert set(pinned(name)) == expected, f"docker/pins/{name}.txt is not of this lock: run python docker/pins.py"
-    assert all(hashes for name in ("server", "export", "cpu", "cuda") for hashes in pinned(name).values())
+    assert all(hashes for name in ("server", "export", "cpu", "tiny", "cuda") for hashes in pinned(name).values())
     torch = next(pin for pin in (ROOT / "requirements" / "lock.txt").read_text().splitlines() if pin.startswith("torch=="))
     assert torch in pinned("cuda")
 
@@ -137,6 +139,38 @@ def test_the_server_needs_nothing_beside_its_pins() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     have = {**pinned("server"), **pinned("cuda")}
     assert {f"{normal(pin.split('==')[0])}=={pin.split('==')[1]}" for pin in project["dependencies"]} <= set(have)
+
+
+@pytest.mark.parametrize("index, code", [("", 1), ("an index", 0)])
+def test_the_cpu_image_is_not_built_with_torch_for_cuda(index: str, code: int) -> None:
+    made = {stage.name: stage for stage in stages(DOCKER / "Dockerfile.cpu")}
+    first, *rest = made["packages"].all("RUN")
+    done = subprocess.run(["sh", "-c", first], env={"PIP_EXTRA_INDEX_URL": index}, capture_output=True, text=True)
+    assert done.returncode == code and ("PIP_EXTRA_INDEX_URL is empty" in done.stderr) is bool(code)
+    assert "torch==" in " ".join(rest) and made["artefacts"].base == "packages" and made["packages"].all("ARG") == ["PIP_EXTRA_INDEX_URL"]
+
+
+def test_hashes_are_asked_of_all_but_torch_and_tensorrt() -> None:
+    runs = [run for name in FILES for stage in stages(DOCKER / name) for run in stage.all("RUN")]
+    lines = [line for run in runs for line in run.split("&&") if "pip install" in line]
+    loose = [line for line in lines if "--require-hashes" not in line and not line.endswith(" . ./client")]
+    assert len(lines) > 6 and [re.search(r"[a-z]+==", line)[0] for line in loose] == ["tensorrt==", "torch=="]  # type: ignore[index]
+    assert not [run for run in runs if re.search(r"\bmake\b", run)], "the Makefile installs without hashes"
+
+
+def test_the_documented_export_can_succeed_in_its_image() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text().replace("\\\n", " ")
+    line = shlex.split(next(line for line in text.splitlines() if line.startswith("docker run") and "sightline-export sam" in line))
+    mounts = {line[at + 1].split(":")[1] for at, word in enumerate(line) if word == "-v"}
+    chosen = exporter().parse_args(line[line.index("sam") :])
+    assert chosen.images and chosen.csv, "no package of the image holds pictures; build/ below the working folder is for a checkout"
+    for path in (chosen.images, chosen.csv, chosen.checkpoint, chosen.repository):
+        assert any(path.is_relative_to(mount) for mount in mounts), path
+    assert "--user" in line and text.split("docker run --rm --user")[0].splitlines()[-1].startswith("mkdir -p artefacts")
+    image = next(stage for stage in stages(DOCKER / "Dockerfile") if stage.name == "export")
+    assert image.last("WORKDIR") == "/tmp" and [word for word, _ in image.lines].index("WORKDIR") > max(
+        at for at, (word, _) in enumerate(image.lines) if word == "RUN"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -183,5 +217,7 @@ def test_compose_names_things_that_exist(compose: Object) -> None:
         if "build" in service:
             made = stages(DOCKER / service["build"]["dockerfile"].removeprefix("docker/"))
             assert service["build"].get("target", "runtime") in [stage.name for stage in made], name
+            asked = {argument.split("=")[0] for stage in made for argument in stage.all("ARG")}
+            assert set(service["build"].get("args", {})) == asked & {"PIP_EXTRA_INDEX_URL"}
         else:
             assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), f"{name}: an exact version"
