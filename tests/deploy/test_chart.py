@@ -130,6 +130,34 @@ def test_probes_and_drain(case: str) -> None:
     assert parser().parse_args(container["args"][1:]).start_seconds + 60 < start["periodSeconds"] * start["failureThreshold"]
 
 
+ALONE, DOUBLED = {"maxSurge": 0, "maxUnavailable": 1}, {"maxSurge": 1, "maxUnavailable": 0}
+
+
+@pytest.mark.parametrize(
+    "case, products, expected",
+    [
+        ("values-h100.yaml", {}, ALONE),  # a GPU has no room for two
+        ("values-cpu.yaml", {}, ALONE),  # one node holds the claim
+        ("values-cpu.yaml", {"accessMode": "ReadWriteMany"}, DOUBLED),
+        ("values-cpu.yaml", {"claim": "mine"}, DOUBLED),
+    ],
+)
+def test_a_rollout_waits_for_nothing_that_the_old_pod_holds(case: str, products: Object, expected: Object) -> None:
+    given = merged(values(case), {"products": products})
+    strategy = {"type": "RollingUpdate", "rollingUpdate": expected}
+    assert one(manifests(given), "Deployment")["spec"]["strategy"] == strategy
+    service = one(manifests(merged(given, {"kserve": {"enabled": True}})), "InferenceService")
+    assert service["spec"]["predictor"]["deploymentStrategy"] == strategy
+
+
+def test_a_rollout_has_time_to_build_engines() -> None:
+    given = merged(values("values-h100.yaml"), {"probes": {"prepareSeconds": 7000, "startSeconds": 500}})
+    spec = one(manifests(given), "Deployment")["spec"]
+    start = spec["template"]["spec"]["containers"][0]["startupProbe"]
+    assert spec["progressDeadlineSeconds"] == 7000 + start["periodSeconds"] * start["failureThreshold"] == 7590
+    assert "--timeout=7590s" in rendered(given)["sightline/templates/NOTES.txt"]
+
+
 def test_tls_shuts_plain_http() -> None:
     objects = manifests(CASES["values-h100.yaml"])
     container = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]

@@ -50,6 +50,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- add .Values.drain.preStopSeconds .Values.server.exitSeconds 15 }}
 {{- end }}
 
+{{- /* A GPU has no room for a second server beside the first, and a second pod on another node would wait for ever for a claim that
+one node holds: then the old pod goes before the new one comes. */}}
+{{- define "sightline.strategy" -}}
+{{- $alone := or (gt (int .Values.gpu.count) 0) (and (not .Values.products.claim) (ne .Values.products.accessMode "ReadWriteMany")) -}}
+type: RollingUpdate
+rollingUpdate: {{ if $alone }}{maxSurge: 0, maxUnavailable: 1}{{ else }}{maxSurge: 1, maxUnavailable: 0}{{ end }}
+{{- end }}
+
+{{- /* From the start of a pod's first container to its first real inference, at most; the checks before loading take the 90 s. */}}
+{{- define "sightline.rolloutSeconds" -}}
+{{- add .Values.probes.prepareSeconds .Values.probes.startSeconds 90 }}
+{{- end }}
+
 {{- /* Mean queue time of an inspection by pod, in milliseconds, over all steps. */}}
 {{- define "sightline.queueQuery" -}}
 sum by (namespace, pod) (rate(nv_inference_queue_duration_us{namespace="{{ .Release.Namespace }}", service="{{ include "sightline.fullname" . }}-metrics"}[1m])) / 1000
