@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import posixpath
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from .chart import ROOT
 
@@ -83,3 +85,12 @@ def arguments(path: Path) -> dict[str, str]:
     """The defaults of the build arguments before the first stage."""
     head = path.read_text().split("\nFROM ", 1)[0]
     return dict(re.findall(r"^ARG (\w+)=(.*)$", head, re.MULTILINE))
+
+
+def load(name: str) -> ModuleType:
+    """A script of docker/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCKER / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -180,7 +180,9 @@ def test_init_container_builds_engines_on_the_same_gpu() -> None:
     assert prepare["resources"]["limits"]["nvidia.com/gpu"] == server["resources"]["limits"]["nvidia.com/gpu"] == 1
     folder = prepare["args"][prepare["args"].index("--repository") + 1]
     assert folder == "/models/h100" == str(parser().parse_args(server["args"][1:]).repository)
-    assert "--engines" in prepare["args"]
+    assert prepare["args"][prepare["args"].index("--plans") + 1] == "build" and prepare["image"].startswith("sightline-export:")
+    fetched = pod_of(merged(values("values-h100.yaml"), {"artefacts": {"plans": "fetch"}}))["initContainers"][0]
+    assert fetched["args"][fetched["args"].index("--plans") + 1] == "fetch" and fetched["image"].startswith("sightline:")
     assert next(m for m in server["volumeMounts"] if m["mountPath"] == "/models")["readOnly"] is True
     assert "initContainers" not in pod_of(CASES["values-cpu.yaml"])
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import jsonschema
 import pytest
@@ -19,7 +18,7 @@ from sightline_ensemble.serve.cli import parser
 from sightline_export.cli import parser as exporter
 
 from .chart import ROOT, Object
-from .images import DOCKER, arguments, copied, excluded, ignored, stages
+from .images import DOCKER, arguments, copied, excluded, ignored, load, stages
 
 HADOLINT = Path(sys.executable).with_name("hadolint")
 FILES = ("Dockerfile", "Dockerfile.cpu")
@@ -30,14 +29,6 @@ def lint(path: Path) -> list[str]:
     done = subprocess.run([HADOLINT, "--no-color", path], capture_output=True, text=True)
     assert done.stderr == ""
     return done.stdout.splitlines()
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, DOCKER / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", FILES)

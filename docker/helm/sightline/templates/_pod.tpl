@@ -55,7 +55,7 @@ initContainers:
   {{- end }}
   {{- end }}
   - name: prepare
-    image: {{ include "sightline.image" (list (ternary .Values.artefacts.exporter .Values.image .Values.artefacts.engines) .Chart.AppVersion) }}
+    image: {{ include "sightline.image" (list (ternary .Values.artefacts.exporter .Values.image (eq .Values.artefacts.plans "build")) .Chart.AppVersion) }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     args: {{ include "sightline.prepareArguments" . | fromJsonArray | toJson }}
     env: {{- include "sightline.environment" . | nindent 6 }}
@@ -191,8 +191,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 
 {{- define "sightline.prepareArguments" -}}
-{{- $line := list "python3" "/opt/sightline/docker/prepare.py" "--repository" (printf "/models/%s" .Values.artefacts.cache.folder) "--artefacts" "/artefacts" "--profile" .Values.profile }}
-{{- if .Values.artefacts.engines }}{{ $line = append $line "--engines" }}{{ end }}
+{{- $line := list "python3" "/opt/sightline/docker/prepare.py" "--repository" (printf "/models/%s" .Values.artefacts.cache.folder) "--artefacts" "/artefacts" "--profile" .Values.profile "--plans" .Values.artefacts.plans }}
 {{- with .Values.artefacts.precision }}{{ $line = concat $line (list "--precision" .) }}{{ end }}
 {{- toJson $line }}
 {{- end }}
