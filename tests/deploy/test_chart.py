@@ -10,7 +10,7 @@ import pytest
 from sightline_ensemble.machines import MACHINES
 from sightline_ensemble.serve.cli import parser
 
-from .chart import CHART, Object, faults, manifests, merged, one, rendered, values
+from .chart import CHART, Object, faults, manifests, merged, one, pod_of, rendered, values
 
 VERSIONS = ("1.30", "1.37")
 FILES = ("values.yaml", "values-cpu.yaml", "values-gpu16.yaml", "values-h100.yaml")
@@ -32,10 +32,6 @@ CASES: dict[str, Object] = {
     "renamed": merged(values("values-h100.yaml"), {"nameOverride": "inspector", "fullnameOverride": "hall-7", "podLabels": {"line": "7"}}),
     "plain": merged(values("values-cpu.yaml"), PLAIN),
 }
-
-
-def pod_of(given: Object) -> Object:
-    return one(manifests(given), "Deployment")["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -174,19 +170,6 @@ def test_tls_shuts_plain_http() -> None:
     assert 8000 in {port["port"] for item in plain if item["kind"] == "Service" for port in item["spec"]["ports"]}
 
 
-def test_init_container_builds_engines_on_the_same_gpu() -> None:
-    pod = pod_of(CASES["values-h100.yaml"])
-    prepare, server = pod["initContainers"][0], pod["containers"][0]
-    assert prepare["resources"]["limits"]["nvidia.com/gpu"] == server["resources"]["limits"]["nvidia.com/gpu"] == 1
-    folder = prepare["args"][prepare["args"].index("--repository") + 1]
-    assert folder == "/models/h100" == str(parser().parse_args(server["args"][1:]).repository)
-    assert prepare["args"][prepare["args"].index("--plans") + 1] == "build" and prepare["image"].startswith("sightline-export:")
-    fetched = pod_of(merged(values("values-h100.yaml"), {"artefacts": {"plans": "fetch"}}))["initContainers"][0]
-    assert fetched["args"][fetched["args"].index("--plans") + 1] == "fetch" and fetched["image"].startswith("sightline:")
-    assert next(m for m in server["volumeMounts"] if m["mountPath"] == "/models")["readOnly"] is True
-    assert "initContainers" not in pod_of(CASES["values-cpu.yaml"])
-
-
 def test_the_audit_is_written_to_a_volume() -> None:
     kept, fleeting = pod_of(CASES["audited"]), pod_of({"audit": {"enabled": True, "size": "2Gi"}})
     for pod, volume in ((kept, {"persistentVolumeClaim": {"claimName": "audit"}}), (fleeting, {"emptyDir": {"sizeLimit": "2Gi"}})):
@@ -199,13 +182,10 @@ def test_the_audit_is_written_to_a_volume() -> None:
     assert parser().parse_args(pod_of(CASES["values.yaml"])["containers"][0]["args"][1:]).audit is None
 
 
-def test_services_and_scaling() -> None:
+def test_services() -> None:
     objects = manifests(CASES["values-h100.yaml"])
     headless = one(objects, "Service", "line-sightline-headless")
     assert headless["spec"]["clusterIP"] == "None" and headless["spec"]["ports"][0]["port"] == 8001
-    scaler = one(objects, "HorizontalPodAutoscaler")["spec"]
-    recorded = [rule["record"] for group in one(objects, "PrometheusRule")["spec"]["groups"] for rule in group["rules"] if "record" in rule]
-    assert scaler["metrics"][0]["pods"]["metric"]["name"] in recorded
     assert "replicas" not in one(objects, "Deployment")["spec"]
     keda = one(manifests(CASES["keda"]), "ScaledObject")["spec"]
     assert keda["scaleTargetRef"]["name"] == one(manifests(CASES["keda"]), "Deployment")["metadata"]["name"]
@@ -226,7 +206,7 @@ def test_everything_finds_the_pods(case: str) -> None:
     assert {port["targetPort"] for service in services for port in service["spec"]["ports"]} <= ports
     monitor = one(objects, "ServiceMonitor")["spec"]
     read = [item for item in services if monitor["selector"]["matchLabels"].items() <= item["metadata"]["labels"].items()]
-    assert [port["name"] for service in read for port in service["spec"]["ports"]] == [monitor["endpoints"][0]["port"]]
+    assert [port["name"] for service in read for port in service["spec"]["ports"]] == [end["port"] for end in monitor["endpoints"]]
 
 
 def test_kserve_has_the_same_pod() -> None:

@@ -195,7 +195,7 @@ def test_compose_serves_watches_and_traces(compose: Object) -> None:
     assert services["server"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
     assert "deploy" not in services["cpu"]
     target = yaml.safe_load((DOCKER / "monitoring" / "prometheus.yaml").read_text())["scrape_configs"][0]["static_configs"][0]["targets"]
-    assert target == ["server:8002"] and "server" in services["cpu"]["networks"]["default"]["aliases"]
+    assert target == ["server:8002", "server:8003"] and "server" in services["cpu"]["networks"]["default"]["aliases"]
 
 
 def test_compose_names_things_that_exist(compose: Object) -> None:

@@ -63,8 +63,23 @@ rollingUpdate: {{ if $alone }}{maxSurge: 0, maxUnavailable: 1}{{ else }}{maxSurg
 {{- add .Values.probes.prepareSeconds .Values.probes.startSeconds 90 }}
 {{- end }}
 
+{{- /* How fast both autoscalers go. */}}
+{{- define "sightline.scaling" -}}
+scaleUp: {stabilizationWindowSeconds: 30, policies: [{type: Pods, value: 2, periodSeconds: 60}]}
+scaleDown:
+  stabilizationWindowSeconds: {{ .Values.autoscaling.stabilizationSeconds }}
+  policies: [{type: Pods, value: 1, periodSeconds: 60}]
+{{- end }}
+
 {{- /* Mean queue time of an inspection by pod, in milliseconds, over all steps. */}}
 {{- define "sightline.queueQuery" -}}
 sum by (namespace, pod) (rate(nv_inference_queue_duration_us{namespace="{{ .Release.Namespace }}", service="{{ include "sightline.fullname" . }}-metrics"}[1m])) / 1000
 / clamp_min(sum by (namespace, pod) (rate(nv_inference_request_success{namespace="{{ .Release.Namespace }}", service="{{ include "sightline.fullname" . }}-metrics", model=~"inspect|inspect_stream|segment"}[1m])), 0.02)
+{{- end }}
+
+{{- /* Requests that wait in a pod: in Triton's queues, and for LISA's engine, which takes them in at once and keeps a queue of its own. */}}
+{{- define "sightline.waitingQuery" -}}
+{{- $here := printf "namespace=%q, service=\"%s-metrics\"" .Release.Namespace (include "sightline.fullname" .) -}}
+sum by (namespace, pod) (nv_inference_pending_request_count{ {{- $here -}} })
++ sum by (namespace, pod) (sightline_lisa_waiting{ {{- $here -}} })
 {{- end }}

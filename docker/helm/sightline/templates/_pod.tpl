@@ -48,7 +48,7 @@ initContainers:
     envFrom: [{secretRef: {name: {{ . }}}}]
     {{- end }}
     securityContext: {{- include "sightline.confined" $ | nindent 6 }}
-    resources: {{- toYaml (omit $.Values.resources "requests") | nindent 6 }}
+    resources: {{- toYaml .resources | nindent 6 }}
     volumeMounts:
       - {name: artefacts, mountPath: /artefacts}
       - {name: temporary, mountPath: /tmp}
