@@ -94,7 +94,13 @@ def test_the_server_understands_its_command_line(case: str) -> None:
     chosen = parser().parse_args(container["args"][1:])
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {name: getattr(chosen, f"{name}_port") for name in ports} and {"grpc", "metrics", "health"} <= set(ports)
-    assert chosen.host == "0.0.0.0"
+    assert chosen.host == "0.0.0.0" and chosen.connection_seconds == 300
+
+
+def test_connections_may_be_kept_for_good_or_a_while() -> None:
+    for seconds in (0, 86400):
+        words = pod_of({"server": {"connectionSeconds": seconds}})["containers"][0]["args"][1:]
+        assert parser().parse_args(words).connection_seconds == seconds
 
 
 @pytest.mark.parametrize("case", [*FILES, "fetch"])

@@ -179,7 +179,8 @@ capabilities: {drop: [ALL]}
 {{- if eq .Values.artefacts.source "volume" }}{{ $line = concat $line (list "--repository" (printf "/models/%s" .Values.artefacts.cache.folder)) }}{{ end }}
 {{- with .Values.config }}{{ $line = concat $line (list "--config" .) }}{{ end }}
 {{- $line = concat $line (list "--start-seconds" (toString .Values.probes.startSeconds) "--exit-seconds" (toString .Values.server.exitSeconds) "--canary-seconds" (toString .Values.server.canarySeconds)) }}
-{{- $line = concat $line (list "--cache-bytes" (int64 .Values.server.cacheBytes | toString) "--log-format" .Values.server.logFormat) }}
+{{- $line = concat $line (list "--connection-seconds" (int64 .Values.server.connectionSeconds | toString) "--cache-bytes" (int64 .Values.server.cacheBytes | toString)) }}
+{{- $line = concat $line (list "--log-format" .Values.server.logFormat) }}
 {{- if .Values.audit.enabled }}{{ $line = concat $line (list "--audit" "/audit/$(POD_NAME).jsonl") }}{{ end }}
 {{- if .Values.server.verbose }}{{ $line = append $line "--verbose" }}{{ end }}
 {{- if .Values.tls.enabled }}
