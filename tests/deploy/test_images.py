@@ -49,6 +49,7 @@ def test_the_image_runs_as_nobody_special(name: str) -> None:
     assert runtime.last("EXPOSE") == PORTS and runtime.last("STOPSIGNAL") == "SIGTERM"
     assert "org.opencontainers.image.licenses" in runtime.last("LABEL")
     assert ":8003/ready" in runtime.health_command()[-1]
+    assert not re.search(r"jemalloc|TCMALLOC", " ".join(runtime.all("RUN") + runtime.all("ENV"))), "nothing preloads one"
     assert not re.search(r"\b(gcc|g\+\+|clang|make|git|build-essential|pip)\b", " ".join(runtime.all("RUN")))
     command = runtime.command()
     chosen = parser().parse_args(command[1:])
