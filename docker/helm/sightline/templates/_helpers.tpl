@@ -77,7 +77,7 @@ sum by (namespace, pod) (rate(nv_inference_queue_duration_us{namespace="{{ .Rele
 / clamp_min(sum by (namespace, pod) (rate(nv_inference_request_success{namespace="{{ .Release.Namespace }}", service="{{ include "sightline.fullname" . }}-metrics", model=~"inspect|inspect_stream|segment"}[1m])), 0.02)
 {{- end }}
 
-{{- /* Requests that wait in a pod: in Triton's queues, and for LISA's engine, which takes them in at once and keeps a queue of its own. */}}
+{{- /* Requests that wait in a pod: in Triton's queues, and in that of LISA's engine, which takes them from Triton at once. */}}
 {{- define "sightline.waitingQuery" -}}
 {{- $here := printf "namespace=%q, service=\"%s-metrics\"" .Release.Namespace (include "sightline.fullname" .) -}}
 sum by (namespace, pod) (nv_inference_pending_request_count{ {{- $here -}} })
