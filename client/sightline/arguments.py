@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
+
+from .tls import Tls
+
+
+def server(command: argparse.ArgumentParser) -> None:
+    url = os.environ.get("SIGHTLINE_URL", "localhost:8001")
+    command.add_argument("--url", default=url, metavar="HOST:PORT", help=f"gRPC address of the server ({url}; environment: SIGHTLINE_URL)")
+    command.add_argument("--timeout", type=positive(float), default=60.0, metavar="S", help="seconds until a request is given up (60)")
+    command.add_argument("--tls-root", type=Path, metavar="FILE", help="PEM: TLS; this authority has signed the server's certificate")
+    command.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM: our own key, where the server asks for it (mutual TLS)")
+    command.add_argument("--tls-chain", type=Path, metavar="FILE", help="PEM: our own certificate, with the key")
+    command.add_argument("--tls-name", metavar="NAME", help="the name in the server's certificate, where its address is another one")
+
+
+def tls(args: argparse.Namespace) -> Tls | None:
+    """None, an unencrypted connection, where no option of TLS is given."""
+    given = Tls(args.tls_root, args.tls_key, args.tls_chain, args.tls_name)
+    return given if given != Tls() else None
 
 
 def question(command: argparse.ArgumentParser, prompt: bool = True) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from . import __version__, batch, chat, gallery, show, summary
+from . import __version__, arguments, batch, chat, gallery, show, summary
 from . import feedback_command as feedback
 from . import segment_command as segment
 from .arguments import box, free_name, options, positive, question
@@ -50,16 +50,16 @@ PRODUCTS_EXAMPLES = """examples:
   sightline products --remove cell"""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without the symbols still gets the words
-    args = parser().parse_args(arguments)
+    args = parser().parse_args(words)
     try:
         if args.url is None:  # a line's description names its own server
             return int(args.run(None, args))
-        with Client(args.url, timeout=args.timeout) as client:
+        with Client(args.url, timeout=args.timeout, tls=arguments.tls(args)) as client:
             return int(args.run(client, args))
     except NotInspected as error:
         print(f"sightline: {type(error).__name__}: {error.message}", file=sys.stderr)
@@ -127,11 +127,8 @@ def _command(commands: Any, name: str, run: Any, text: str, epilog: str, server:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.set_defaults(run=run, url=None)
-    if not server:
-        return command
-    url = os.environ.get("SIGHTLINE_URL", "localhost:8001")
-    command.add_argument("--url", default=url, metavar="HOST:PORT", help=f"gRPC address of the server ({url}; environment: SIGHTLINE_URL)")
-    command.add_argument("--timeout", type=positive(float), default=60.0, metavar="S", help="seconds until a request is given up (60)")
+    if server:
+        arguments.server(command)
     return command
 
 

@@ -51,6 +51,11 @@ def one(objects: list[Object], kind: str, name: str = "") -> Object:
     return found[0]
 
 
+def pod_of(given: Object) -> Object:
+    """The pod of the Deployment."""
+    return one(manifests(given), "Deployment")["spec"]["template"]["spec"]
+
+
 def faults(item: Object, kubernetes: str) -> list[str]:
     """What a cluster of that version would refuse: unknown fields, wrong types, missing fields."""
     path = CUSTOM / f"{item['apiVersion'].replace('/', '_')}_{item['kind']}.json"

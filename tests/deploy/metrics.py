@@ -32,6 +32,13 @@ def _selectors(node: Any) -> Iterator[str]:
         yield from _selectors(child)
 
 
+def instances() -> tuple[str, Object]:
+    """The metric whose instances the dashboard offers, and the variable."""
+    content = json.loads((CHART / "files" / "dashboard.json").read_text())
+    variable = next(item for item in content["templating"]["list"] if item["name"] == "instance")
+    return re.fullmatch(r"label_values\((\w+), instance\)", variable["definition"])[1], variable  # type: ignore[index]
+
+
 def dashboard() -> dict[str, list[str]]:
     """Panel title -> its expressions."""
     content = json.loads((CHART / "files" / "dashboard.json").read_text())
@@ -39,14 +46,15 @@ def dashboard() -> dict[str, list[str]]:
 
 
 def rules(given: Object) -> dict[str, str]:
-    """Name of each alert and record -> expression; KEDA's trigger is one more."""
+    """Name of each alert and record -> expression; KEDA's triggers are more."""
     objects = manifests(given)
     found = {}
     if any(item["kind"] == "PrometheusRule" for item in objects):
         groups = one(objects, "PrometheusRule")["spec"]["groups"]
         found |= {rule.get("alert") or rule["record"]: rule["expr"] for group in groups for rule in group["rules"]}
     if any(item["kind"] == "ScaledObject" for item in objects):
-        found["keda"] = one(objects, "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
+        triggers = one(objects, "ScaledObject")["spec"]["triggers"]
+        found |= {f"keda {number}": trigger["metadata"]["query"] for number, trigger in enumerate(triggers)}
     return found
 
 

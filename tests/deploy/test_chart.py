@@ -10,7 +10,7 @@ import pytest
 from sightline_ensemble.machines import MACHINES
 from sightline_ensemble.serve.cli import parser
 
-from .chart import CHART, Object, faults, manifests, merged, one, rendered, values
+from .chart import CHART, Object, faults, manifests, merged, one, pod_of, rendered, values
 
 VERSIONS = ("1.30", "1.37")
 FILES = ("values.yaml", "values-cpu.yaml", "values-gpu16.yaml", "values-h100.yaml")
@@ -32,10 +32,6 @@ CASES: dict[str, Object] = {
     "renamed": merged(values("values-h100.yaml"), {"nameOverride": "inspector", "fullnameOverride": "hall-7", "podLabels": {"line": "7"}}),
     "plain": merged(values("values-cpu.yaml"), PLAIN),
 }
-
-
-def pod_of(given: Object) -> Object:
-    return one(manifests(given), "Deployment")["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -98,7 +94,13 @@ def test_the_server_understands_its_command_line(case: str) -> None:
     chosen = parser().parse_args(container["args"][1:])
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {name: getattr(chosen, f"{name}_port") for name in ports} and {"grpc", "metrics", "health"} <= set(ports)
-    assert chosen.host == "0.0.0.0"
+    assert chosen.host == "0.0.0.0" and chosen.connection_seconds == 300
+
+
+def test_connections_may_be_kept_for_good_or_a_while() -> None:
+    for seconds in (0, 86400):
+        words = pod_of({"server": {"connectionSeconds": seconds}})["containers"][0]["args"][1:]
+        assert parser().parse_args(words).connection_seconds == seconds
 
 
 @pytest.mark.parametrize("case", [*FILES, "fetch"])
@@ -130,6 +132,34 @@ def test_probes_and_drain(case: str) -> None:
     assert parser().parse_args(container["args"][1:]).start_seconds + 60 < start["periodSeconds"] * start["failureThreshold"]
 
 
+ALONE, DOUBLED = {"maxSurge": 0, "maxUnavailable": 1}, {"maxSurge": 1, "maxUnavailable": 0}
+
+
+@pytest.mark.parametrize(
+    "case, products, expected",
+    [
+        ("values-h100.yaml", {}, ALONE),  # a GPU has no room for two
+        ("values-cpu.yaml", {}, ALONE),  # one node holds the claim
+        ("values-cpu.yaml", {"accessMode": "ReadWriteMany"}, DOUBLED),
+        ("values-cpu.yaml", {"claim": "mine"}, DOUBLED),
+    ],
+)
+def test_a_rollout_waits_for_nothing_that_the_old_pod_holds(case: str, products: Object, expected: Object) -> None:
+    given = merged(values(case), {"products": products})
+    strategy = {"type": "RollingUpdate", "rollingUpdate": expected}
+    assert one(manifests(given), "Deployment")["spec"]["strategy"] == strategy
+    service = one(manifests(merged(given, {"kserve": {"enabled": True}})), "InferenceService")
+    assert service["spec"]["predictor"]["deploymentStrategy"] == strategy
+
+
+def test_a_rollout_has_time_to_build_engines() -> None:
+    given = merged(values("values-h100.yaml"), {"probes": {"prepareSeconds": 7000, "startSeconds": 500}})
+    spec = one(manifests(given), "Deployment")["spec"]
+    start = spec["template"]["spec"]["containers"][0]["startupProbe"]
+    assert spec["progressDeadlineSeconds"] == 7000 + start["periodSeconds"] * start["failureThreshold"] == 7590
+    assert "--timeout=7590s" in rendered(given)["sightline/templates/NOTES.txt"]
+
+
 def test_tls_shuts_plain_http() -> None:
     objects = manifests(CASES["values-h100.yaml"])
     container = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]
@@ -146,17 +176,6 @@ def test_tls_shuts_plain_http() -> None:
     assert 8000 in {port["port"] for item in plain if item["kind"] == "Service" for port in item["spec"]["ports"]}
 
 
-def test_init_container_builds_engines_on_the_same_gpu() -> None:
-    pod = pod_of(CASES["values-h100.yaml"])
-    prepare, server = pod["initContainers"][0], pod["containers"][0]
-    assert prepare["resources"]["limits"]["nvidia.com/gpu"] == server["resources"]["limits"]["nvidia.com/gpu"] == 1
-    folder = prepare["args"][prepare["args"].index("--repository") + 1]
-    assert folder == "/models/h100" == str(parser().parse_args(server["args"][1:]).repository)
-    assert "--engines" in prepare["args"]
-    assert next(m for m in server["volumeMounts"] if m["mountPath"] == "/models")["readOnly"] is True
-    assert "initContainers" not in pod_of(CASES["values-cpu.yaml"])
-
-
 def test_the_audit_is_written_to_a_volume() -> None:
     kept, fleeting = pod_of(CASES["audited"]), pod_of({"audit": {"enabled": True, "size": "2Gi"}})
     for pod, volume in ((kept, {"persistentVolumeClaim": {"claimName": "audit"}}), (fleeting, {"emptyDir": {"sizeLimit": "2Gi"}})):
@@ -169,13 +188,10 @@ def test_the_audit_is_written_to_a_volume() -> None:
     assert parser().parse_args(pod_of(CASES["values.yaml"])["containers"][0]["args"][1:]).audit is None
 
 
-def test_services_and_scaling() -> None:
+def test_services() -> None:
     objects = manifests(CASES["values-h100.yaml"])
     headless = one(objects, "Service", "line-sightline-headless")
     assert headless["spec"]["clusterIP"] == "None" and headless["spec"]["ports"][0]["port"] == 8001
-    scaler = one(objects, "HorizontalPodAutoscaler")["spec"]
-    recorded = [rule["record"] for group in one(objects, "PrometheusRule")["spec"]["groups"] for rule in group["rules"] if "record" in rule]
-    assert scaler["metrics"][0]["pods"]["metric"]["name"] in recorded
     assert "replicas" not in one(objects, "Deployment")["spec"]
     keda = one(manifests(CASES["keda"]), "ScaledObject")["spec"]
     assert keda["scaleTargetRef"]["name"] == one(manifests(CASES["keda"]), "Deployment")["metadata"]["name"]
@@ -196,7 +212,7 @@ def test_everything_finds_the_pods(case: str) -> None:
     assert {port["targetPort"] for service in services for port in service["spec"]["ports"]} <= ports
     monitor = one(objects, "ServiceMonitor")["spec"]
     read = [item for item in services if monitor["selector"]["matchLabels"].items() <= item["metadata"]["labels"].items()]
-    assert [port["name"] for service in read for port in service["spec"]["ports"]] == [monitor["endpoints"][0]["port"]]
+    assert [port["name"] for service in read for port in service["spec"]["ports"]] == [end["port"] for end in monitor["endpoints"]]
 
 
 def test_kserve_has_the_same_pod() -> None:

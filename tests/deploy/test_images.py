@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import jsonschema
 import pytest
 import yaml
 from sightline_ensemble.serve.cli import parser
+from sightline_export.cli import parser as exporter
 
 from .chart import ROOT, Object
-from .images import DOCKER, arguments, stages
+from .images import DOCKER, arguments, copied, excluded, ignored, load, stages
 
 HADOLINT = Path(sys.executable).with_name("hadolint")
 FILES = ("Dockerfile", "Dockerfile.cpu")
@@ -28,14 +29,6 @@ def lint(path: Path) -> list[str]:
     done = subprocess.run([HADOLINT, "--no-color", path], capture_output=True, text=True)
     assert done.stderr == ""
     return done.stdout.splitlines()
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, DOCKER / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -56,10 +49,46 @@ def test_the_image_runs_as_nobody_special(name: str) -> None:
     assert runtime.last("EXPOSE") == PORTS and runtime.last("STOPSIGNAL") == "SIGTERM"
     assert "org.opencontainers.image.licenses" in runtime.last("LABEL")
     assert ":8003/ready" in runtime.health_command()[-1]
+    assert not re.search(r"jemalloc|TCMALLOC", " ".join(runtime.all("RUN") + runtime.all("ENV"))), "nothing preloads one"
     assert not re.search(r"\b(gcc|g\+\+|clang|make|git|build-essential|pip)\b", " ".join(runtime.all("RUN")))
     command = runtime.command()
     chosen = parser().parse_args(command[1:])
     assert command[0] == "sightline-serve" and chosen.host == "0.0.0.0" and str(chosen.products) == "/products"
+
+
+TAKEN = {source for name in FILES for stage in stages(DOCKER / name) for source in copied(stage)}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="git says which files are the repository's")
+def test_nothing_that_an_image_takes_is_kept_out_of_the_build() -> None:
+    """Docker's own rules: a COPY of what is ignored succeeds, and the image lacks it."""
+    assert {"model_repository", "ensemble", "client", "export", "training", "docker/pins", "docker/prepare.py"} <= TAKEN
+    kept = subprocess.run(["git", "ls-files", "-z", *TAKEN], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    assert "model_repository/report/1/model.py" in kept and "model_repository/inspect/1/.gitkeep" in kept
+    assert [path for path in kept if path and excluded(path, ignored())] == []
+    made = (
+        "model_repository/report/1/tiny/manifest.json",
+        "model_repository/lisa/1/real/a/b",
+        "ensemble/__pycache__/a.pyc",
+        ".venv/bin/pip",
+    )
+    assert all(excluded(path, ignored()) for path in (*made, "build/a", "products/cell.npz", "ensemble/sightline.egg-info/PKG-INFO"))
+
+
+@pytest.mark.parametrize(
+    "pattern, path, out",
+    [
+        ("model_repository/*/1/*/", "model_repository/report/1/model.py", True),  # the slash is cleaned away
+        ("a/*/**", "a/b", False),
+        ("a/*/**", "a/b/c/d", True),
+        ("**/c", "c", True),
+        ("build", "a/build", False),
+        ("a.b", "axb", False),
+    ],
+)
+def test_dockers_rules(pattern: str, path: str, out: bool) -> None:
+    assert excluded(path, [pattern]) is out
+    assert not excluded(path, [pattern, f"!{path}"])
 
 
 def test_every_base_has_a_tag_and_takes_a_digest() -> None:
@@ -93,7 +122,7 @@ def test_images_install_the_lock_with_hashes() -> None:
     for name, requirements in pins.wanted().items():
         expected = {f"{normal(pin.split('==')[0])}=={pin.split('==')[1]}" for pin in requirements}
         assert set(pinned(name)) == expected, f"docker/pins/{name}.txt is not of this lock: run python docker/pins.py"
-    assert all(hashes for name in ("server", "export", "cpu", "cuda") for hashes in pinned(name).values())
+    assert all(hashes for name in ("server", "export", "cpu", "tiny", "cuda") for hashes in pinned(name).values())
     torch = next(pin for pin in (ROOT / "requirements" / "lock.txt").read_text().splitlines() if pin.startswith("torch=="))
     assert torch in pinned("cuda")
 
@@ -102,6 +131,38 @@ def test_the_server_needs_nothing_beside_its_pins() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     have = {**pinned("server"), **pinned("cuda")}
     assert {f"{normal(pin.split('==')[0])}=={pin.split('==')[1]}" for pin in project["dependencies"]} <= set(have)
+
+
+@pytest.mark.parametrize("index, code", [("", 1), ("an index", 0)])
+def test_the_cpu_image_is_not_built_with_torch_for_cuda(index: str, code: int) -> None:
+    made = {stage.name: stage for stage in stages(DOCKER / "Dockerfile.cpu")}
+    first, *rest = made["packages"].all("RUN")
+    done = subprocess.run(["sh", "-c", first], env={"PIP_EXTRA_INDEX_URL": index}, capture_output=True, text=True)
+    assert done.returncode == code and ("PIP_EXTRA_INDEX_URL is empty" in done.stderr) is bool(code)
+    assert "torch==" in " ".join(rest) and made["artefacts"].base == "packages" and made["packages"].all("ARG") == ["PIP_EXTRA_INDEX_URL"]
+
+
+def test_hashes_are_asked_of_all_but_torch_and_tensorrt() -> None:
+    runs = [run for name in FILES for stage in stages(DOCKER / name) for run in stage.all("RUN")]
+    lines = [line for run in runs for line in run.split("&&") if "pip install" in line]
+    loose = [line for line in lines if "--require-hashes" not in line and not line.endswith(" . ./client")]
+    assert len(lines) > 6 and [re.search(r"[a-z]+==", line)[0] for line in loose] == ["tensorrt==", "torch=="]  # type: ignore[index]
+    assert not [run for run in runs if re.search(r"\bmake\b", run)], "the Makefile installs without hashes"
+
+
+def test_the_documented_export_can_succeed_in_its_image() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text().replace("\\\n", " ")
+    line = shlex.split(next(line for line in text.splitlines() if line.startswith("docker run") and "sightline-export sam" in line))
+    mounts = {line[at + 1].split(":")[1] for at, word in enumerate(line) if word == "-v"}
+    chosen = exporter().parse_args(line[line.index("sam") :])
+    assert chosen.images and chosen.csv, "no package of the image holds pictures; build/ below the working folder is for a checkout"
+    for path in (chosen.images, chosen.csv, chosen.checkpoint, chosen.repository):
+        assert any(path.is_relative_to(mount) for mount in mounts), path
+    assert "--user" in line and text.split("docker run --rm --user")[0].splitlines()[-1].startswith("mkdir -p artefacts")
+    image = next(stage for stage in stages(DOCKER / "Dockerfile") if stage.name == "export")
+    assert image.last("WORKDIR") == "/tmp" and [word for word, _ in image.lines].index("WORKDIR") > max(
+        at for at, (word, _) in enumerate(image.lines) if word == "RUN"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +196,7 @@ def test_compose_serves_watches_and_traces(compose: Object) -> None:
     assert services["server"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
     assert "deploy" not in services["cpu"]
     target = yaml.safe_load((DOCKER / "monitoring" / "prometheus.yaml").read_text())["scrape_configs"][0]["static_configs"][0]["targets"]
-    assert target == ["server:8002"] and "server" in services["cpu"]["networks"]["default"]["aliases"]
+    assert target == ["server:8002", "server:8003"] and "server" in services["cpu"]["networks"]["default"]["aliases"]
 
 
 def test_compose_names_things_that_exist(compose: Object) -> None:
@@ -148,5 +209,7 @@ def test_compose_names_things_that_exist(compose: Object) -> None:
         if "build" in service:
             made = stages(DOCKER / service["build"]["dockerfile"].removeprefix("docker/"))
             assert service["build"].get("target", "runtime") in [stage.name for stage in made], name
+            asked = {argument.split("=")[0] for stage in made for argument in stage.all("ARG")}
+            assert set(service["build"].get("args", {})) == asked & {"PIP_EXTRA_INDEX_URL"}
         else:
             assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), f"{name}: an exact version"

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
 import sightline
 from client_fake import FakeTriton, answer
 from sightline import Tls, names
+from sightline.cli import main
+from sightline.web.plant import Plant, Setup
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made by openssl")
 
@@ -84,3 +89,25 @@ def test_halves_and_missing_files_are_said() -> None:
         sightline.Client(tls=Tls(key=b"key"))
     with pytest.raises(sightline.InvalidInput, match="root absent.pem"):
         sightline.Client(tls=Tls(root="absent.pem"))
+
+
+def options(keys: Path, mutual: bool = True) -> list[str]:
+    own = ["--tls-key", str(keys / "client.key"), "--tls-chain", str(keys / "client.crt")]
+    return ["--tls-root", str(keys / "ca.crt"), "--tls-name", "plant", *(own if mutual else [])]
+
+
+def test_the_command_speaks_tls(server: FakeTriton, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = tmp_path / "in" / "bad.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"bad")
+    url = ["--url", server.url, "--timeout", "5"]
+    assert main(["inspect", str(picture), *url]) == 2, "the server takes no plain connection"
+    assert main(["inspect", str(picture), *url, *options(keys)]) == 1
+    assert main(["inspect", str(picture), *url, *options(keys, mutual=False)]) == (2 if server.mutual else 1)
+    assert main(["watch", str(picture.parent), "--out", str(tmp_path / "out"), "--once", *url, *options(keys)]) == 1
+    assert json.loads((tmp_path / "out" / "results.jsonl").read_text())["report"]["verdict"] == "anomaly"
+    pages: list[Setup] = []
+    monkeypatch.setitem(sys.modules, "sightline.web.app", SimpleNamespace(serve=pages.append))
+    assert main(["web", *url, *options(keys)]) == 0
+    with Plant(pages[0]).client("") as client:
+        assert client.inspect(b"bad").anomaly

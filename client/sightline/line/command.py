@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from .. import tables
+from ..arguments import tls
 from ..policy import Policy
 from . import config
 from .assemble import run
@@ -91,7 +92,7 @@ def _watch(_: Any, args: argparse.Namespace) -> int:
     sinks = {"jsonl": Jsonl(args.out / "results.jsonl", args.out / "overlays"), "terminal": printed}
     pace = Pace(takt=args.takt, timeout=args.timeout)
     args.out.mkdir(parents=True, exist_ok=True)
-    made = Config("watch", args.out / "state", pace, args.url, None, Policy(), asked, source(args.source, args.once), sinks)
+    made = Config("watch", args.out / "state", pace, args.url, tls(args), Policy(), asked, source(args.source, args.once), sinks)
     stats = run(made)
     _finally(stats, as_json=False)
     return _code(made.source, stats, printed.anomalies)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..arguments import tls
 from ..errors import InvalidInput
 from .plant import Setup
 
@@ -25,7 +26,7 @@ def add(commands: Any, command: Any) -> None:
 
 
 def run(_: Any, args: argparse.Namespace) -> int:
-    setup = Setup(args.url, args.host, args.port, args.timeout, args.feedback, args.samples, args.users)
+    setup = Setup(args.url, args.host, args.port, args.timeout, args.feedback, args.samples, args.users, tls(args))
     if setup.users < 1 or not 0 <= setup.port < 65536:
         raise InvalidInput("--users: expected at least 1; --port: 0 to 65535", "INVALID_ARGUMENT")
     if setup.samples is not None and not setup.samples.is_dir():

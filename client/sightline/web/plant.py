@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..client import Client
 from ..feedback import Feedback
+from ..tls import Tls
 from .pictures import SMALLEST, opened
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -28,6 +29,7 @@ class Setup:
     feedback: Path = Path("feedback")
     samples: Path | None = None
     users: int = 8
+    tls: Tls | None = None
 
     @property
     def any_server(self) -> bool:
@@ -55,12 +57,13 @@ class Plant:
         object.__setattr__(self, "feedback", Feedback(self.setup.feedback))
 
     def client(self, url: str) -> Client:
-        return _client((url or "").strip() or self.setup.url if self.setup.any_server else self.setup.url, self.setup.timeout)
+        asked = (url or "").strip() if self.setup.any_server else ""
+        return _client(asked or self.setup.url, self.setup.timeout, self.setup.tls)
 
 
 @lru_cache(maxsize=8)  # a client may be shared between threads; one that falls out ends with its last request
-def _client(url: str, timeout: float) -> Client:
-    return Client(url, timeout=timeout)
+def _client(url: str, timeout: float, tls: Tls | None) -> Client:
+    return Client(url, timeout=timeout, tls=tls)
 
 
 def find_samples(folder: Path, most: int = 24) -> tuple[Sample, ...]:

@@ -48,14 +48,14 @@ initContainers:
     envFrom: [{secretRef: {name: {{ . }}}}]
     {{- end }}
     securityContext: {{- include "sightline.confined" $ | nindent 6 }}
-    resources: {{- toYaml (omit $.Values.resources "requests") | nindent 6 }}
+    resources: {{- toYaml .resources | nindent 6 }}
     volumeMounts:
       - {name: artefacts, mountPath: /artefacts}
       - {name: temporary, mountPath: /tmp}
   {{- end }}
   {{- end }}
   - name: prepare
-    image: {{ include "sightline.image" (list (ternary .Values.artefacts.exporter .Values.image .Values.artefacts.engines) .Chart.AppVersion) }}
+    image: {{ include "sightline.image" (list (ternary .Values.artefacts.exporter .Values.image (eq .Values.artefacts.plans "build")) .Chart.AppVersion) }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
     args: {{ include "sightline.prepareArguments" . | fromJsonArray | toJson }}
     env: {{- include "sightline.environment" . | nindent 6 }}
@@ -179,7 +179,8 @@ capabilities: {drop: [ALL]}
 {{- if eq .Values.artefacts.source "volume" }}{{ $line = concat $line (list "--repository" (printf "/models/%s" .Values.artefacts.cache.folder)) }}{{ end }}
 {{- with .Values.config }}{{ $line = concat $line (list "--config" .) }}{{ end }}
 {{- $line = concat $line (list "--start-seconds" (toString .Values.probes.startSeconds) "--exit-seconds" (toString .Values.server.exitSeconds) "--canary-seconds" (toString .Values.server.canarySeconds)) }}
-{{- $line = concat $line (list "--cache-bytes" (int64 .Values.server.cacheBytes | toString) "--log-format" .Values.server.logFormat) }}
+{{- $line = concat $line (list "--connection-seconds" (int64 .Values.server.connectionSeconds | toString) "--cache-bytes" (int64 .Values.server.cacheBytes | toString)) }}
+{{- $line = concat $line (list "--log-format" .Values.server.logFormat) }}
 {{- if .Values.audit.enabled }}{{ $line = concat $line (list "--audit" "/audit/$(POD_NAME).jsonl") }}{{ end }}
 {{- if .Values.server.verbose }}{{ $line = append $line "--verbose" }}{{ end }}
 {{- if .Values.tls.enabled }}
@@ -191,8 +192,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 
 {{- define "sightline.prepareArguments" -}}
-{{- $line := list "python3" "/opt/sightline/docker/prepare.py" "--repository" (printf "/models/%s" .Values.artefacts.cache.folder) "--artefacts" "/artefacts" "--profile" .Values.profile }}
-{{- if .Values.artefacts.engines }}{{ $line = append $line "--engines" }}{{ end }}
+{{- $line := list "python3" "/opt/sightline/docker/prepare.py" "--repository" (printf "/models/%s" .Values.artefacts.cache.folder) "--artefacts" "/artefacts" "--profile" .Values.profile "--plans" .Values.artefacts.plans }}
 {{- with .Values.artefacts.precision }}{{ $line = concat $line (list "--precision" .) }}{{ end }}
 {{- toJson $line }}
 {{- end }}
