@@ -116,9 +116,8 @@ def source(text: str, once: bool = False) -> Any:
         return Folder(Path(text), once=once)
     device = text.removeprefix("camera:")
     if not (device.isdigit() or "://" in device or Path(device).exists()):
-        raise InvalidInput(
-            f"{text}: no such folder or file; expected a folder, camera:NUMBER, a video file or an address", "INVALID_ARGUMENT"
-        )
+        expected = "a folder, camera:NUMBER, a video file or an address"
+        raise InvalidInput(f"{text}: no such folder or file; expected {expected}", "INVALID_ARGUMENT")
     return config.made_source({"kind": "camera", "device": device}, Path.cwd())
 
 
