@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -72,21 +73,41 @@ def _mark(client: Client, args: argparse.Namespace) -> int:
 def _found(results: Path, image: str) -> tuple[Report, dict[str, Any]]:
     """The last answer about the picture in a JSONL file of a batch or a line, and what had been asked."""
     found: tuple[dict[str, Any], dict[str, Any]] | None = None
-    with results.open(encoding="utf-8", newline="\n") as lines:
-        for line in map(json.loads, lines):
-            found = _answer(line, image) or found
+    for line in _lines(results):
+        found = _answer(line, image) or found
     if found is None:
         raise InvalidInput(f"{results}: no answer about {image} in it", "INVALID_ARGUMENT")
     answer, asked = found
+    if "part" not in answer:  # as a line's sinks with `full = false` leave it out, with the masks
+        raise InvalidInput(f"{results}: the answer about {image} has no masks; a sink with full = true keeps them", "INVALID_ARGUMENT")
     name = answer.pop("request_id", "")
     return replace(parse(json.dumps(answer)), request_id=name), asked
+
+
+def _lines(results: Path) -> Iterator[dict[str, Any]]:
+    """A file that is being written may end in half a line."""
+    try:
+        with results.open("rb") as texts:
+            for number, text in enumerate(texts, 1):
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    if not text.endswith(b"\n"):
+                        return
+                    raise InvalidInput(f"{results}: line {number} is not JSON", "INVALID_ARGUMENT") from None
+                if isinstance(line, dict):
+                    yield line
+    except OSError as error:
+        raise InvalidInput(f"{results}: {error.strerror}", "INVALID_ARGUMENT") from error
 
 
 def _answer(line: dict[str, Any], image: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """A line's report and what was asked, where it has an answer about the picture. A line names pictures as its folder does."""
     if line.get("schema") == LINE_SCHEMA:
         named = Path(image).parts[-len(Path(line["name"]).parts) :] == Path(line["name"]).parts
-        return (dict(line["report"]), {}) if named and line.get("report") else None
+        if not (named and line.get("report")):
+            return None
+        return {**line["report"], "request_id": line.get("request_id", "")}, line.get("asked", {})
     if line.get("image") != image or "verdict" not in line:
         return None
     return {key: value for key, value in line.items() if key not in ("image", "file", "asked")}, line.get("asked", {})

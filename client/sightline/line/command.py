@@ -12,11 +12,14 @@ from rich.console import Console
 
 from .. import tables
 from ..arguments import tls
+from ..errors import InvalidInput
 from ..policy import Policy
 from . import config
 from .assemble import run
 from .config import Config
-from .files import Folder, Jsonl, Snapshot
+from .folder import Folder
+from .jsonl import Jsonl
+from .over_http import Snapshot
 from .parts import Load, Record
 from .runner import Pace
 from .stats import Stats
@@ -112,7 +115,11 @@ def source(text: str, once: bool = False) -> Any:
         return Snapshot(text)
     if Path(text).is_dir():
         return Folder(Path(text), once=once)
-    return config.made_source({"kind": "camera", "device": text.removeprefix("camera:")}, Path.cwd())
+    device = text.removeprefix("camera:")
+    if not (device.isdigit() or "://" in device or Path(device).exists()):
+        expected = "a folder, camera:NUMBER, a video file or an address"
+        raise InvalidInput(f"{text}: no such folder or file; expected {expected}", "INVALID_ARGUMENT")
+    return config.made_source({"kind": "camera", "device": device}, Path.cwd())
 
 
 def _finally(stats: Stats, as_json: bool) -> None:

@@ -16,8 +16,8 @@ from ..policy import Policy
 from ..tls import Tls
 from .runner import Pace
 
-SOURCES = {"folder": "files.Folder", "snapshot": "files.Snapshot", "camera": "cameras.Camera", "genicam": "genicam.GenICam"}
-SINKS = {"jsonl": "files.Jsonl", "webhook": "files.Webhook", "mqtt": "mqtt.Mqtt", "opcua": "opcua.OpcUa", "modbus": "modbus.Modbus"}
+SOURCES = {"folder": "folder.Folder", "snapshot": "over_http.Snapshot", "camera": "cameras.Camera", "genicam": "genicam.GenICam"}
+SINKS = {"jsonl": "jsonl.Jsonl", "webhook": "over_http.Webhook", "mqtt": "mqtt.Mqtt", "opcua": "opcua.OpcUa", "modbus": "modbus.Modbus"}
 INSPECTION = tuple(name for name in Options.__annotations__ if name not in (*Sending.__annotations__, "history"))
 
 
@@ -99,8 +99,8 @@ def _kind(table: dict[str, Any], kinds: Mapping[str, str], folder: Path) -> Any:
     module, _, name = kinds[kind].partition(".")
     try:
         made = getattr(import_module(f".{module}", __package__), name)
-    except ModuleNotFoundError as error:
-        raise _wrong(f"kind {kind!r} needs {error.name}: pip install 'sightline[{kind}]'") from error
+    except ImportError as error:
+        raise _wrong(f"kind {kind!r} needs {error.name}: pip install './client[{kind}]'") from error
     return _make(made, values, folder, f"{kind}: ")
 
 

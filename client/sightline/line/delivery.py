@@ -15,8 +15,9 @@ PAUSE_S, PAUSE_MAX_S = 0.2, 5.0
 class Delivery(threading.Thread):
     """One sink's thread. A record counts as delivered when `deliver` returned; then the cursor moves on.
 
-    Between these two moments lies the only way to a second delivery: the process is killed. Then the record comes again with the
-    same `seq`; a sink that can look up what it has (JSONL) leaves it out.
+    Where the other side has a record and this is not known here, it comes again with the same `history` and `seq`: its answer was
+    lost or came too late, the line was stopped before the answer, or the process was killed before the cursor moved. A sink that can
+    look up what it has (JSONL) leaves it out.
     """
 
     def __init__(self, name: str, sink: Sink, store: Store, counter: Counter) -> None:

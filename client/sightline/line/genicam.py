@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harvesters.core import Harvester
 
 from ..pictures import encode
 from .parts import Shot, SourceError
@@ -41,7 +42,7 @@ class GenICam:
         self._count = 0
 
     def open(self) -> None:
-        self._harvester = harvester()
+        self._harvester = Harvester()
         try:
             self._harvester.add_file(str(self.producer))
             self._harvester.update()
@@ -95,12 +96,6 @@ class GenICam:
             for word in words if thing is not None else ():
                 getattr(thing, word)()
         self._camera = self._harvester = None
-
-
-def harvester() -> Any:
-    from harvesters.core import Harvester
-
-    return Harvester()
 
 
 def picture(data: Any, height: int, width: int, name: str) -> Any:

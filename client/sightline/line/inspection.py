@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, Unpack
 
 from ..calls import Options
 from ..errors import InvalidInput, NotInspected, ServerFault, Timeout
+from ..pictures import encode
 from ..report import Report
 from .parts import Part, Result
 from .stats import Counter
@@ -17,6 +19,7 @@ from .turns import Turns
 
 AGAIN_S, AGAIN_MAX_S = 0.25, 5.0
 LOOK_S = 0.1
+POSTPONED = {kind.__name__ for kind in (Timeout, ServerFault, InvalidInput)}
 
 
 class Client(Protocol):
@@ -28,13 +31,23 @@ class Client(Protocol):
 
 
 class Inspector:
-    """Asks the server about a part. Never raises: whatever goes wrong, the part is not inspected."""
+    """Asks the server about a part. `inspect` never raises: whatever goes wrong, the part is not inspected.
+
+    Pictures of normal parts are read once, here: a share that is gone later must not cost a part its verdict.
+    """
 
     def __init__(self, client: Client, line: str, options: Mapping[str, Any], counter: Counter) -> None:
         self._client, self._line, self._counter = client, line, counter
         self._options: Options = {**options}  # type: ignore[typeddict-item]  # the configuration has checked them
+        if self._options.get("reference"):
+            self._options["reference"] = [encode(picture, "REFERENCE") for picture in self._options["reference"] or ()]
+        self._asked = {name: str(options[name]) for name in ("product", "prompt") if options.get(name) is not None}
 
     def inspect(self, part: Part, timeout: float) -> Result:
+        result = self._result(part, timeout)
+        return replace(result, asked=self._asked, request_id=self._request_id(part.number))
+
+    def _result(self, part: Part, timeout: float) -> Result:
         begun = time.monotonic()
         try:
             assert part.path is not None
@@ -43,7 +56,7 @@ class Inspector:
             self._counter.took(time.monotonic() - begun)
             return Result("anomaly" if report.anomaly else "normal", report.raw)
         except NotInspected as error:
-            return Result.failed(error, again=not isinstance(error, InvalidInput))
+            return Result.failed(error, again=not _about_picture(error))
         except Exception as error:
             return Result.failed(ServerFault(f"the client failed: {type(error).__name__}: {error}", "INTERNAL"), again=True)
 
@@ -52,6 +65,12 @@ class Inspector:
 
     def _request_id(self, number: int) -> str:
         return f"{self._line}-{number}"
+
+
+def _about_picture(error: NotInspected) -> bool:
+    """Whether the picture itself is at fault, so that no later inspection can succeed. What else is wrong may be put right."""
+    words = error.message.startswith(("IMAGE", "BOX", "PRODUCT: its box")) or "larger than max" in error.message
+    return isinstance(error, InvalidInput) and words
 
 
 class Reinspection:
@@ -84,6 +103,6 @@ class Reinspection:
             self._turns.correct(part, result)
         elif not result.again:
             self._store.give_up(part)
-        elif result.error and result.error["type"] in (Timeout.__name__, ServerFault.__name__):
+        elif result.error and result.error["type"] in POSTPONED:
             self._store.postpone(part)
         return not result.again

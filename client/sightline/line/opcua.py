@@ -15,6 +15,7 @@ INTEGERS = {
     ua.VariantType.SByte, ua.VariantType.Byte, ua.VariantType.Int16, ua.VariantType.UInt16, ua.VariantType.Int32,
     ua.VariantType.UInt32, ua.VariantType.Int64, ua.VariantType.UInt64,
 }  # fmt: skip
+NAMES = ("Part", "Outcome", "Score", "Defects", "Correction", "Name", "Text", "Seq")
 POLL_S = 0.01
 
 
@@ -45,13 +46,12 @@ class OpcUa:
             client.set_password(self.password or "")
         try:
             client.connect()
+            self._nodes = {name: client.get_node(self.nodes + name) for name in (*NAMES, *(("Ack",) if self.acknowledge else ()))}
+            self._types = {name: node.read_data_type_as_variant_type() for name, node in self._nodes.items()}
         except BaseException:
-            client.disconnect()  # it has a thread of its own
+            client.disconnect()  # it has a thread of its own, and a server has few sessions to give
             raise
         self._client = client
-        names = ("Part", "Outcome", "Score", "Defects", "Correction", "Name", "Text", "Seq")
-        self._nodes = {name: client.get_node(self.nodes + name) for name in (*names, *(("Ack",) if self.acknowledge else ()))}
-        self._types = {name: node.read_data_type_as_variant_type() for name, node in self._nodes.items()}
 
     def deliver(self, record: Record, picture: Load) -> None:
         assert self._client is not None

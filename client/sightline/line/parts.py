@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,11 +27,15 @@ class SourceError(Exception):
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture as the source gives it. `key`: what tells it from every other one, so that a restart does not take it again."""
+    """A picture as the source gives it. `key`: what tells it from every other one, so that a restart does not take it again.
+
+    `removed`: the source removes its own copy as soon as the line has taken the picture in.
+    """
 
     picture: bytes
     name: str
     key: str | None = None
+    removed: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an inspection: the server's report, or why there is none. `again`: a later inspection may succeed."""
+    """What became of an inspection: the server's report, or why there is none. `again`: a later inspection may succeed.
+
+    `asked`: product and prompt, where they were given; `request_id`: the request's name on the server.
+    """
 
     outcome: Outcome
     report: dict[str, Any] | None = None
     error: dict[str, str] | None = None
     again: bool = False
+    asked: dict[str, str] = field(default_factory=dict)
+    request_id: str = ""
 
     @staticmethod
     def failed(error: NotInspected, again: bool) -> Result:
@@ -60,7 +69,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Record:
-    """One line of the line's history. `seq` counts records and is the same in every sink; `part` counts parts.
+    """One line of the line's history. `seq` counts records and is the same in every sink; `part` counts parts. `history` is the name of
+    what they count in: it is another one where the line's state is new and both begin at 1 again.
 
     Each part has one record in its turn. Where that says `not_inspected` and the picture was inspected later, a second record with
     `correction` true follows in its own place.
@@ -75,6 +85,9 @@ class Record:
     correction: bool
     report: dict[str, Any] | None
     error: dict[str, str] | None
+    history: str = ""
+    asked: dict[str, str] = field(default_factory=dict)
+    request_id: str = ""
 
     @property
     def code(self) -> int:
@@ -88,8 +101,9 @@ class Record:
         """As JSON. `full`: with the masks' run lengths."""
         report = self.report if full or self.report is None else _slim(self.report)
         taken = datetime.fromtimestamp(self.taken, UTC).isoformat(timespec="milliseconds")
-        head = {"schema": SCHEMA, "line": self.line, "seq": self.seq, "part": self.part, "name": self.name, "taken": taken}
-        return {**head, "outcome": self.outcome, "correction": self.correction, "report": report, "error": self.error}
+        head = {"schema": SCHEMA, "line": self.line, "history": self.history, "seq": self.seq, "part": self.part, "name": self.name}
+        asked = {"taken": taken, "asked": self.asked, "request_id": self.request_id}
+        return {**head, **asked, "outcome": self.outcome, "correction": self.correction, "report": report, "error": self.error}
 
     def json(self, full: bool = True) -> str:
         return json.dumps(self.values(full), ensure_ascii=False, separators=(",", ":"))

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from typing import Any, Literal
 
-from ..errors import Cancelled, InvalidInput, Overloaded
+from ..errors import Cancelled, Overloaded
 from .delivery import Delivery
 from .inspection import Client, Inspector, Reinspection
-from .parts import EndOfSource, Part, Result, Shot, Sink, Source, SourceError
+from .intake import Intake
+from .parts import Part, Result, Sink, Source
 from .stats import Counter, Stats
 from .store import Store
 from .turns import Turns
 
 LOOK_S = 0.05
 SWEEP_S = 2.0
-REOPEN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Pace:
         timeout: seconds in which a part must be inspected. again: those of a second inspection, which nobody waits for.
         queue: parts that may wait for their inspection.
         workers: inspections at a time.
-        when_full: "wait" holds the source; "spool" reports the part as not inspected in its turn and inspects it later.
+        when_full: "wait" holds the source; "spool" reports the part as not inspected in its turn and inspects it later, and reports a
+            part for each takt that passed during a slow take.
         stop: seconds that inspections, then sinks, are given at the end.
     """
 
@@ -56,7 +57,7 @@ class Line:
         pace: Pace,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._source, self._store, self._pace = source, store, pace
+        self._store, self._pace = store, pace
         self._counter = Counter()
         self._queue: Queue[Part] = Queue(pace.queue)
         self._stopping, self._over, self._late = threading.Event(), threading.Event(), threading.Event()
@@ -64,6 +65,7 @@ class Line:
         store.enrol_sinks(sinks)
         self._deliveries = [Delivery(key, sink, store, self._counter) for key, sink in sinks.items()]
         self._turns = Turns(store, self._counter, self._wake_sinks)
+        self._intake = Intake(source, pace.takt, pace.when_full == "spool", self._turns, self._counter, self._enter)
         self._inspector = Inspector(client, name, options or {}, self._counter)
         self._spool = Reinspection(self._inspector, pace.again, store, self._turns, self._queue.empty)
 
@@ -72,14 +74,14 @@ class Line:
 
         Raises what the line cannot live with, as a full disk; parts taken in until then are found again by the next start.
         """
-        for part in self._store.unfinished():
-            self._turns.end(part, Result.failed(Cancelled("the line ended before this part was inspected", "CANCELLED"), again=True))
+        ended = Cancelled("the line ended before this part was inspected", "CANCELLED")
+        self._turns.end(self._store.unfinished(), Result.failed(ended, again=True))
         tasks = [self._work] * self._pace.workers + [lambda: self._spool.run(self._over), lambda: self._keep(told, every)]
         threads = [threading.Thread(target=self._guarded, args=(task,), daemon=True) for task in tasks]
         for thread in (*self._deliveries, *threads):
             thread.start()
         try:
-            self._take_in()
+            self._intake.run(self._stopping)
             self._await_spool()
         finally:
             self._shut_down(threads)
@@ -105,47 +107,7 @@ class Line:
         for delivery in self._deliveries:
             delivery.wake()
 
-    def _take_in(self) -> None:
-        due, is_open = time.monotonic(), False
-        while not self._stopping.wait(max(0.0, due - time.monotonic())):
-            begun = time.monotonic()
-            try:
-                if not is_open:
-                    self._source.open()
-                    is_open = True
-                shot = self._source.take()
-                self._counter.fault("source", None)
-            except EndOfSource:
-                return
-            except SourceError as error:
-                self._missed(error)
-                if is_open:
-                    self._source.close()
-                    is_open = False
-                due = self._next(due) if self._source.paced else begun + max(self._pace.takt, REOPEN_S)
-                continue
-            if shot:
-                self._enter(shot)
-                due = self._next(due) if self._source.paced else begun + self._pace.takt
-            else:
-                due = time.monotonic() + max(LOOK_S, 4 * (time.monotonic() - begun))  # a large folder takes a while to look through
-
-    def _next(self, due: float) -> float:
-        """The takt after this one. Those that have passed meanwhile are counted, not made up for."""
-        late = int((time.monotonic() - due) / self._pace.takt) if self._pace.takt else 0
-        self._counter.add(late=late)
-        return due + (late + 1) * self._pace.takt
-
-    def _missed(self, error: SourceError) -> None:
-        """Where the takt asked for a picture, a part has passed without one."""
-        self._counter.fault("source", str(error))
-        if self._source.paced:
-            part = self._turns.admit(None)
-            self._counter.add(unseen=1)
-            self._turns.end(part, Result.failed(InvalidInput(f"IMAGE: no picture was taken: {error}", "INVALID_ARGUMENT"), again=False))
-
-    def _enter(self, shot: Shot) -> None:
-        part = self._turns.admit(shot)
+    def _enter(self, part: Part) -> None:
         while True:
             try:
                 self._queue.put(part, block=self._pace.when_full == "wait", timeout=LOOK_S)
@@ -153,7 +115,7 @@ class Line:
             except Full:
                 if self._pace.when_full == "spool" or self._stopping.is_set():
                     error = Overloaded(f"queue full: {self._pace.queue} parts of this line are waiting", "UNAVAILABLE")
-                    self._turns.end(part, Result.failed(error, again=True))
+                    self._turns.end([part], Result.failed(error, again=True))
                     return
 
     def _work(self) -> None:
@@ -165,7 +127,7 @@ class Line:
                     return
                 continue
             stopped = Result.failed(Cancelled("the line was stopped", "CANCELLED"), again=True)
-            self._turns.end(part, stopped if self._late.is_set() else self._inspector.inspect(part, self._pace.timeout))
+            self._turns.end([part], stopped if self._late.is_set() else self._inspector.inspect(part, self._pace.timeout))
 
     def _await_spool(self) -> None:
         """After the source's end: until every part has its verdict, or somebody stops the line."""
@@ -197,4 +159,4 @@ class Line:
         for delivery in self._deliveries:
             delivery.finish(max(0.1, end - time.monotonic()))
         self._store.sweep()
-        self._source.close()
+        self._intake.close()

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ CREATE TABLE IF NOT EXISTS records (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, part INTEGER NOT NULL, correction INTEGER NOT NULL, outcome TEXT NOT NULL, body TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS cursors (sink TEXT PRIMARY KEY, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (history TEXT NOT NULL);
 """
 WAITING, SPOOLED, DONE, REJECTED = "waiting", "spooled", "done", "rejected"
 
@@ -41,6 +43,7 @@ class Store:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # a second line on the same folder is refused, not mixed in
         self._db.executescript(TABLES)
+        self._history = self._named()
 
     def close(self) -> None:
         with self._lock:
@@ -63,19 +66,25 @@ class Store:
         with self._lock:
             return self._db.execute(query, values).fetchall()
 
+    def _named(self) -> str:
+        """This history's own name: numbers begin at 1 again where the folder is new, also under the line's old name."""
+        with self._writing(durable=True) as db:
+            db.execute("INSERT INTO meta SELECT ? WHERE NOT EXISTS (SELECT 1 FROM meta)", (uuid.uuid4().hex,))
+        return str(self._rows("SELECT history FROM meta")[0][0])
+
     def knows(self, key: str) -> bool:
         return bool(self._rows("SELECT 1 FROM parts WHERE key = ?", key))
 
     def accept(self, shot: Shot | None, name: str = "") -> Part:
         """Numbers a shot and puts its picture on disk; None is a part that passed unseen."""
-        taken = time.time()
-        with self._writing() as db:
+        taken, only = time.time(), shot is not None and shot.removed
+        with self._writing(durable=only) as db:
             values = (shot.key if shot else None, shot.name if shot else name, taken, WAITING, int(shot is not None))
             number = db.execute("INSERT INTO parts (key, name, taken, state, picture) VALUES (?, ?, ?, ?, ?)", values).lastrowid
             assert number is not None
             path = self._path(number)
             if shot:
-                path.write_bytes(shot.picture)
+                _write(path, shot.picture, durable=only)
         return Part(number, values[1], taken, path if shot else None)
 
     def publish(self, results: Iterable[tuple[Part, Result]], correction: bool = False) -> None:
@@ -83,8 +92,7 @@ class Store:
         with self._writing(durable=True) as db:
             for part, result in results:
                 state = DONE if result.report else SPOOLED if result.again and part.path else REJECTED
-                body = json.dumps({"report": result.report, "error": result.error}, ensure_ascii=False, separators=(",", ":"))
-                values = (part.number, correction, result.outcome, body)
+                values = (part.number, correction, result.outcome, _body(result))
                 seq = db.execute("INSERT INTO records (part, correction, outcome, body) VALUES (?, ?, ?, ?)", values).lastrowid
                 db.execute("UPDATE parts SET state = ?, seq = ? WHERE number = ?", (state, seq, part.number))
 
@@ -139,7 +147,7 @@ class Store:
         return [self._record(*row) for row in self._rows(query, sink, limit)]
 
     def _record(self, seq: int, part: int, name: str, taken: float, outcome: Any, correction: int, body: str) -> Record:
-        return Record(seq, self._line, part, name, taken, outcome, bool(correction), **json.loads(body))
+        return Record(seq, self._line, part, name, taken, outcome, bool(correction), history=self._history, **json.loads(body))
 
     def delivered(self, sink: str, seq: int) -> None:
         with self._writing() as db:
@@ -161,3 +169,24 @@ class Store:
 
 
 _PART = "number, name, taken, picture"
+
+
+def _body(result: Result) -> str:
+    """What a record says that needs no column of its own."""
+    values = {"report": result.report, "error": result.error, "asked": result.asked, "request_id": result.request_id}
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
+def _write(path: Path, content: bytes, durable: bool) -> None:
+    """`durable`: on the disk when it returns, its name in the folder too."""
+    with path.open("wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    if durable and hasattr(os, "O_DIRECTORY"):  # Windows has no such thing, and writes names through
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

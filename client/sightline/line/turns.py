@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import takewhile
 
 from .parts import Part, Result, Shot
@@ -28,10 +28,11 @@ class Turns:
         self._counter.add(taken=1)
         return part
 
-    def end(self, part: Part, result: Result) -> None:
+    def end(self, parts: Iterable[Part], result: Result) -> None:
         with self._lock:
-            self._open.setdefault(part.number, part)
-            self._finished[part.number] = result
+            for part in parts:
+                self._open.setdefault(part.number, part)
+                self._finished[part.number] = result
         with self._publishing:  # who waits here for a slow disk publishes all that has ended meanwhile, in one step
             ready = self._in_turn()
             if ready:
