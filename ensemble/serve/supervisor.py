@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from sightline_ensemble.serve import canary, processes
+from sightline_ensemble.serve import canary, processes, streams
 from sightline_ensemble.serve.canary import Counts, Outcome, Probe
 from sightline_ensemble.serve.health import Status
 from sightline_ensemble.serve.launcher import Server, Settings, Triton
+from sightline_ensemble.serve.streams import Streams
 
 WATCH_SECONDS = 0.25  # between two looks at the stubs
 COUNT_SECONDS = 2.0  # between two looks at the request counts
@@ -115,7 +116,7 @@ class Supervisor:
         """One life of a server. Returns why it ended; it and all it left are gone then."""
         self._ready_at, begin = 0.0, time.monotonic()
         server = Server(self._settings, self._triton, next(self._runs))
-        probes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="canary")
+        probes = ThreadPoolExecutor(max_workers=2, thread_name_prefix="canary")
         try:
             fault = self._wait_loaded(server, begin + self._start_seconds) or self._watch(server, probes, begin)
         finally:
@@ -143,7 +144,9 @@ class Supervisor:
         """Look after a loaded server until something is wrong with it, or `stop`."""
         known = processes.stubs(server.pid)
         pulse = Pulse(self._canary_seconds, time.monotonic())
+        open_streams = Streams(streams.address(server.settings), self._canary_seconds, time.monotonic() + self._canary_seconds)
         running: Future[Probe] | None = None
+        trying: Future[bool] | None = None
         count_at = 0.0
         while not self._stopping.wait(WATCH_SECONDS):
             now = time.monotonic()
@@ -164,6 +167,12 @@ class Supervisor:
                     self._set(ready=True, live=True, reason="")
                     took, steps = round(now - begin, 1), len(known)
                     self._say("ready", f"ready in {took} s, {steps} steps in processes of their own", seconds=took, steps=steps)
+            if trying is not None and trying.done():
+                if fault := open_streams.outcome(now, trying.result()):
+                    return self._unready(fault)
+                trying = None
+            if trying is None and self._ready_at and open_streams.due(now):
+                trying = probes.submit(streams.served, open_streams.address, PROBE_SECONDS)
             if running is None and now >= pulse.next_at:
                 pulse.begin()
                 running = probes.submit(canary.probe, server.url, PROBE_SECONDS if self._ready_at else FIRST_PROBE_SECONDS)

@@ -14,6 +14,7 @@ class TritonPythonModel:
     def initialize(self, args):
         self.names = stream.Names.of("engine_clocks" in json.loads(args["model_config"])["parameters"])
         self.pool = ThreadPoolExecutor(IN_FLIGHT_LIMIT, thread_name_prefix="stream")
+        self.door = ThreadPoolExecutor(2, thread_name_prefix="door")  # for those that get no place in the pool
         self.watcher = stream.Watcher()
 
     def execute(self, requests):
@@ -24,7 +25,7 @@ class TritonPythonModel:
             try:
                 if left := stream.left_by(request):
                     self.watcher.leave(left)
-                    self.pool.submit(outlet.close)
+                    self.door.submit(outlet.close)
                     continue
                 if len(self.watcher) >= IN_FLIGHT_LIMIT:
                     raise queue_full(IN_FLIGHT_LIMIT)
@@ -34,7 +35,7 @@ class TritonPythonModel:
                 self.pool.submit(self.answer, inputs, outlet, job)
             except Exception as error:
                 self.watcher.remove(outlet)
-                self.pool.submit(outlet.fail, error)  # an error that ends a stream before execute() has returned kills the server
+                self.door.submit(outlet.fail, error)  # an error that ends a stream before execute() has returned kills the server
 
     def answer(self, inputs, outlet, job):
         try:
@@ -47,4 +48,5 @@ class TritonPythonModel:
 
     def finalize(self):
         self.pool.shutdown()
+        self.door.shutdown()
         self.watcher.stop()
