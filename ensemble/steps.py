@@ -134,7 +134,7 @@ def failure(error: BaseException, step: str, request_id: str) -> Any:
     """An InferenceResponse that fails: with a RequestError's code and line, anything else as INTERNAL with the step's name. Counted."""
     pb_utils = backend()
     told = error if isinstance(error, RequestError) else broken(step, error)
-    if not told.relayed:
+    if not told.relayed and told.code != CANCELLED:  # who left has not been failed
         failures.count(pb_utils, step, told.code)
     if told.code == INTERNAL:  # nobody's fault but ours
         pb_utils.Logger.log_error(f"{step}: request {request_id!r}: {type(error).__name__}: {error}")
