@@ -23,6 +23,7 @@ from .verdict import unexplained
 from .wiring import ENSEMBLES, PREPARED
 
 POLL_S = 0.02
+RETURN_S = 0.02  # from the end of `execute` in Python to its end in the server
 _ENGINE_INPUTS = ("image_features", "dialogue", "ticket")
 _ENGINE_OUTPUTS = ("answer", "seg_embeddings", "seg_count", "seg_probability", "tokens", "status", "lisa_clock")
 _JUDGE_INPUTS = tuple(tensor.name for tensor in ENSEMBLES["judge"].inputs)
@@ -49,11 +50,12 @@ class Names:
 
 @dataclass(eq=False)
 class Outlet:
-    """A response sender that nobody touches after the final flag: asking it then kills the whole server."""
+    """A response sender that nobody touches after the final flag, nor ends before `execute` has returned: both kill the whole server."""
 
     sender: Any
     wanted: frozenset[str]
-    request_id: str = ""
+    request_id: str
+    returned: threading.Event  # by the `execute` that was given the request
     ticket: tuple[int, int] = ledger.NO_TICKET
     gone: bool = False  # the client cancelled
     _done: bool = False
@@ -63,13 +65,16 @@ class Outlet:
         self._send(steps.response(outputs, self.wanted), last)
 
     def fail(self, error: BaseException) -> None:
-        self._send(steps.failure(error, "inspect_stream", self.request_id), last=True)
+        self.end(steps.failure(error, "inspect_stream", self.request_id))
 
-    def close(self) -> None:
-        """The end, and nothing said."""
-        self._send(None, last=True)
+    def end(self, response: Any = None) -> None:
+        """With a last response, or without a word."""
+        self._send(response, last=True)
 
     def _send(self, response: Any, last: bool) -> None:
+        if last and not self.returned.is_set():
+            self.returned.wait()
+            time.sleep(RETURN_S)
         with self._lock:
             if self._done:
                 return
