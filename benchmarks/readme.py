@@ -17,7 +17,8 @@ SPLIT = ROOT / "training" / "split.csv"
 
 @dataclass(frozen=True)
 class Page:
-    """A document with a table. `load`: of the load tests, with every measure; otherwise of the others' measures that have a bar."""
+    """A document with a table. `load`: of the load tests, with every measure; otherwise of the others and of the comparison with a plain
+    script, what has a bar."""
 
     path: Path
     load: bool
@@ -25,18 +26,25 @@ class Page:
 
     def table(self) -> str:
         """The measures in the order of the CSV, and the machine they were taken on."""
-        rows = [row for row in read() if (row["benchmark"] in LOAD) is self.load and (self.load or row["bar"])]
+        rows = [row for row in read() if self.has(row)]
         if not rows:
             return ""
-        source, command = self.link(SUMMARY), "make load" if self.load else "make bench"
+        source = self.link(SUMMARY)
         lines = [self.head, "", "| what | measured | bar | command | source |", "| --- | --- | --- | --- | --- |"]
         for row in rows:
             value = f"{row['value']} {row['unit']}".strip()
-            name = f"{row['benchmark']}: {row['measure']}" if self.load else row["measure"]
+            loaded = row["benchmark"] in LOAD
+            name = f"{row['benchmark']}: {row['measure']}" if loaded else row["measure"]
+            command = "make load" if loaded else "make bench"
             lines.append(f"| {name} | {value} | {row['bar']} | `{command}` | [summary.csv]({source}) |")
         machines = " and ".join(dict.fromkeys(row["machine"] for row in rows))
         about = "" if self.load else f"; quality on the 654 test cells of [training/split.csv]({self.link(SPLIT)})"
         return "\n".join([*lines, "", f"Taken on a shared machine ({machines}), where only ratios mean much{about}."]).lstrip("\n")
+
+    def has(self, row: dict[str, str]) -> bool:
+        if self.load:
+            return row["benchmark"] in LOAD
+        return bool(row["bar"]) and row["benchmark"] not in ("overload", "soak")
 
     def link(self, target: Path) -> str:
         return os.path.relpath(target, self.path.parent)
