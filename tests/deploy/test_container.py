@@ -173,6 +173,7 @@ def test_who_asks_for_no_trace_gets_none(server: Running, client: InferenceServe
     assert "untraced" not in {request_of(span) for span in traced.spans}
 
 
+@pytest.mark.alone
 def test_perf_analyzer_sweeps_with_real_pictures(server: Running, client: InferenceServerClient, tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "perf_analyzer" / "sweep.py"
     words = ("--url", f"127.0.0.1:{server.grpc.split(':')[1]}", "--only", "segment", "--requests", "2", "--out", str(tmp_path))
