@@ -50,7 +50,8 @@ class Names:
 
 @dataclass(eq=False)
 class Outlet:
-    """A response sender that nobody touches after the final flag, nor ends before `execute` has returned: both kill the whole server."""
+    """A response sender that nobody touches after the final flag: asking it then kills the whole server. Nor does it end before
+    `execute` has returned: what ended the server then was a request that outlived its step, but nothing says that this is safe."""
 
     sender: Any
     wanted: frozenset[str]

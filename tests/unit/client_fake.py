@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -52,7 +52,6 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, handler: Handler, address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None) -> None:
         self.handler = handler
         self.calls: list[Call] = []
-        self.cancelled = threading.Event()
         self.left: list[str] = []  # ids of streams that their clients left
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
@@ -71,7 +70,6 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return next(self._answer(request, context))
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
-        context.add_callback(lambda: self.cancelled.set() if not context.is_active() else None)
         for request in requests:
             if "cancel" in request.parameters:
                 self.left.append(request.parameters["cancel"].string_param)
@@ -152,3 +150,17 @@ def answer(call: Call) -> Iterator[dict[str, Any]]:
     for word in words[1:]:
         yield {"TEXT": " " + word}
     yield {**whole, "TEXT": values["text"]}
+
+
+@contextmanager
+def busy_pair() -> Iterator[tuple[FakeTriton, FakeTriton]]:
+    """Two servers that refuse whatever they are sent."""
+
+    def refuse(call: Call) -> Iterator[dict[str, object]]:
+        raise Refuse(grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: queue full")
+        yield {}
+
+    fakes = FakeTriton(refuse), FakeTriton(refuse)
+    yield fakes
+    for fake in fakes:
+        fake.stop()

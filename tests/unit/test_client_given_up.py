@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import grpc
 import pytest
 import sightline
-from client_fake import Call, FakeTriton, Refuse, answer
+from client_fake import Call, FakeTriton, answer, busy_pair
 from client_replicas import Counted, two
 from sightline import race, wire
 from sightline.shared import LEAST
+from waiting import within
 
 pair = pytest.fixture(two)
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 @pytest.fixture
 def full() -> Iterator[tuple[FakeTriton, FakeTriton]]:
-    """Two servers that refuse whatever they are sent."""
-
-    def refuse(call: Call) -> Iterator[dict[str, object]]:
-        raise Refuse(grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: queue full")
-        yield {}
-
-    fakes = FakeTriton(refuse), FakeTriton(refuse)
-    yield fakes
-    for fake in fakes:
-        fake.stop()
+    with busy_pair() as fakes:
+        yield fakes
 
 
 @pytest.mark.parametrize("streams", [False, True], ids=["inspect", "stream"])
@@ -48,7 +32,7 @@ def test_nothing_is_sent_after_cancel_said_yes(full: tuple[FakeTriton, FakeTrito
     sent = lambda: sum(len(fake.calls) for fake in full)  # noqa: E731
     with sightline.Client(url) as client, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(lambda: list(client.stream(b"x", request_id="a")) if streams else client.inspect(b"x", request_id="a"))
-        until(sent)
+        assert within(10, sent)
         assert client.cancel("a")
         with pytest.raises(sightline.Cancelled, match="given up"):
             waiting.result(5)
@@ -72,15 +56,15 @@ def test_a_request_that_waits_for_its_place_can_be_given_up(pair: tuple[Counted,
     pair[0].slow_s = 0.3
     with sightline.Client(pair[0].url, max_in_flight=1) as client, ThreadPoolExecutor(2) as pool:
         first = pool.submit(client.inspect, b"x", request_id="first")
-        until(lambda: pair[0].ids)
+        assert within(10, lambda: pair[0].ids)
         second = pool.submit(client.inspect, b"x", request_id="second")
-        until(lambda: client.cancel("second"))
+        assert within(10, lambda: client.cancel("second"))
         assert first.result().verdict == "normal"
         with pytest.raises(sightline.Cancelled):
             second.result(5)
         with pytest.raises(sightline.InvalidInput, match="in flight already"):
             third = pool.submit(client.inspect, b"x", request_id="third")
-            until(lambda: "third" in pair[0].ids)
+            assert within(10, lambda: "third" in pair[0].ids)
             client.inspect(b"x", request_id="third")
         assert third.result().request_id == "third", "the second of that name has not taken the first one's place"
         assert client.inspect(b"x", request_id="second").verdict == "normal", "the name is free again"

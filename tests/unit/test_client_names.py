@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 import sightline
-from client_fake import Call, FakeTriton, Refuse, answer
+from client_fake import FakeTriton, answer, busy_pair
 from client_replicas import Counted, two
 from sightline import names, replicas
 from sightline.names import Name
@@ -43,14 +43,8 @@ def book(monkeypatch: pytest.MonkeyPatch) -> Book:
 
 @pytest.fixture
 def busy() -> Iterator[tuple[FakeTriton, FakeTriton]]:
-    def refuse(call: Call) -> Iterator[dict[str, object]]:
-        raise Refuse(grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: queue full")
-        yield {}
-
-    fakes = FakeTriton(refuse), FakeTriton(refuse)
-    yield fakes
-    for fake in fakes:
-        fake.stop()
+    with busy_pair() as fakes:
+        yield fakes
 
 
 def test_a_name_of_one_server_is_asked_once(busy: tuple[FakeTriton, FakeTriton]) -> None:
