@@ -11,7 +11,9 @@ from typing import Any
 from .errors import INTERNAL
 
 NAME = "sightline_requests_failed"
-_lock = threading.Lock()  # steps answer from several threads, and Triton must get each metric once
+# Steps answer from several threads. Triton must get each metric once, and a metric that two threads increment at once ends the server:
+# 24.10's stub keeps the message of the call in the metric itself (python_backend/src/metric.cc), where the second call frees the first's.
+_lock = threading.Lock()
 
 
 def declare(backend: ModuleType, step: str) -> None:
@@ -24,8 +26,8 @@ def count(backend: ModuleType, step: str, code: str, requests: int = 1) -> None:
     try:
         with _lock:
             metric = _metric(backend, step, code)
-        if requests:
-            metric.increment(requests)
+            if requests:
+                metric.increment(requests)
     except backend.TritonModelException as error:  # the client must still be told why its request failed
         backend.Logger.log_warn(f"{step}: a failure is not counted: {error}")
 
