@@ -129,6 +129,7 @@ FOLDER = SimpleNamespace(once=True)
         (FOLDER, Stats(normal=1, anomaly=1), 1),
         (FOLDER, Stats(anomaly=1, not_inspected=2, corrected=1), 2),
         (FOLDER, Stats(normal=1, not_inspected=2, corrected=2), 0),
+        (FOLDER, Stats(normal=1, not_inspected=2, corrected=2, corrected_anomaly=1), 1),
         (SimpleNamespace(once=False), Stats(anomaly=1), 0),
         (SimpleNamespace(device=__file__), Stats(anomaly=1), 1),
         (SimpleNamespace(device="0"), Stats(anomaly=1), 0),

@@ -108,6 +108,7 @@ def test_500_parts_while_the_server_is_killed_slowed_and_refusing(server: Moody,
     assert stats.taken == PARTS + stats.late and stats.spooled == 0 and stats.corrected > 100
     assert stats.normal + stats.anomaly + stats.not_inspected == stats.taken
     assert stats.not_inspected == stats.corrected + stats.unseen + sum(truth(n) == "not_inspected" for n in range(1, PARTS + 1))
+    assert stats.anomaly + stats.corrected_anomaly == sum(outcome == "anomaly" for outcome in final.values())
     assert not list((tmp_path / "spool").iterdir()) and len(list((tmp_path / "rejected").iterdir())) == PARTS // 100
     print(stats.line(), dict(reasons))
 

@@ -62,13 +62,11 @@ class Printed:
 
     def __init__(self, as_json: bool) -> None:
         self._json, self._console = as_json, Console()
-        self.anomalies = 0
 
     def open(self) -> None:
         pass
 
     def deliver(self, record: Record, picture: Load) -> None:
-        self.anomalies += record.outcome == "anomaly"
         if self._json:
             print(record.json(), flush=True)
             return
@@ -86,27 +84,26 @@ def _line(_: Any, args: argparse.Namespace) -> int:
     told, made = _as_json if args.json else _as_text, config.read(args.config)
     stats = run(made, told, args.every)
     _finally(stats, args.json)
-    return _code(made.source, stats, stats.anomaly)
+    return _code(made.source, stats)
 
 
 def _watch(_: Any, args: argparse.Namespace) -> int:
     asked = {name: getattr(args, name) for name in ("product", "prompt") if getattr(args, name) is not None}
-    printed = Printed(args.json)
-    sinks = {"jsonl": Jsonl(args.out / "results.jsonl", args.out / "overlays"), "terminal": printed}
+    sinks = {"jsonl": Jsonl(args.out / "results.jsonl", args.out / "overlays"), "terminal": Printed(args.json)}
     pace = Pace(takt=args.takt, timeout=args.timeout)
     args.out.mkdir(parents=True, exist_ok=True)
     made = Config("watch", args.out / "state", pace, args.url, tls(args), Policy(), asked, source(args.source, args.once), sinks)
     stats = run(made)
     _finally(stats, as_json=False)
-    return _code(made.source, stats, printed.anomalies)
+    return _code(made.source, stats)
 
 
-def _code(source: Any, stats: Stats, anomalies: int) -> int:
+def _code(source: Any, stats: Stats) -> int:
     """What was found, where the source ends by itself. One that goes on for ever is ended by a signal, in good order."""
     device = str(getattr(source, "device", ""))
     if not getattr(source, "once", False) and (device.isdigit() or not Path(device).is_file()):
         return 0
-    return 2 if stats.not_inspected > stats.corrected else int(anomalies > 0)
+    return 2 if stats.not_inspected > stats.corrected else int(stats.anomaly + stats.corrected_anomaly > 0)
 
 
 def source(text: str, once: bool = False) -> Any:

@@ -10,13 +10,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stats:
-    """Counts of this run. `late`: takts that the line could not keep. `unseen`: parts without a picture. Latencies in ms."""
+    """Counts of this run. Latencies in ms.
+
+    `corrected`: parts reported as not inspected and inspected later; `corrected_anomaly`: those of them that are anomalies.
+    `late`: takts that the line could not keep. `unseen`: parts without a picture.
+    """
 
     taken: int = 0
     normal: int = 0
     anomaly: int = 0
     not_inspected: int = 0
     corrected: int = 0
+    corrected_anomaly: int = 0
     unseen: int = 0
     late: int = 0
     spooled: int = 0
@@ -32,8 +37,8 @@ class Stats:
 
     def line(self) -> str:
         text = f"{self.taken} parts: {self.normal} normal, {self.anomaly} anomalous, {self.not_inspected} not inspected"
-        text += f" ({self.corrected} corrected, {self.spooled} in the spool); {self.late} takts late"
-        text += f"; {self.latency_mean_ms:.0f} ms mean, {self.latency_max_ms:.0f} ms most"
+        text += f" ({self.corrected} corrected, {self.corrected_anomaly} of them anomalous, {self.spooled} in the spool)"
+        text += f"; {self.late} takts late; {self.latency_mean_ms:.0f} ms mean, {self.latency_max_ms:.0f} ms most"
         return text + "".join(f"; {name}: {fault}" for name, fault in self.faults.items())
 
 

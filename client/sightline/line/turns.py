@@ -58,5 +58,6 @@ class Turns:
     def _publish(self, results: list[tuple[Part, Result]], correction: bool) -> None:
         self._store.publish(results, correction)
         for _, result in results:
-            self._counter.add(**{"corrected" if correction else str(result.outcome): 1})
+            found = str(result.outcome)
+            self._counter.add(**({"corrected": 1, "corrected_anomaly": int(found == "anomaly")} if correction else {found: 1}))
         self._news()
