@@ -11,7 +11,6 @@ import hashlib
 import struct
 from collections import OrderedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -98,10 +97,8 @@ class Store:
         self.kv_heads, self.side = config.num_kv_heads, config.head_dim
         width = 2 * config.num_kv_heads * config.head_dim
         shape = (config.num_layers, (pages + 1) * BLOCK, width)
-        if device.type == "cpu":  # zeros that take no memory until they are written; garbage times a mask of 0 could be NaN
-            self.rows = torch.from_numpy(np.zeros((*shape, dtype.itemsize), np.uint8)).view(dtype).squeeze(-1)
-        else:
-            self.rows = torch.zeros(shape, dtype=dtype, device=device)
+        self.rows = torch.empty(shape, dtype=dtype, device=device)
+        self.rows.zero_()  # garbage times a mask of 0 could be NaN; written now, the memory is there from the start and grows no more
 
     @staticmethod
     def bytes_of(config: LisaConfig, dtype: torch.dtype, pages: int) -> int:

@@ -151,7 +151,7 @@ def backend_directory(wheel: Path, run: str) -> Path:
 
 def environment(settings: Settings, triton: Triton, run: str) -> dict[str, str]:
     """What tritonserver and, through it, every stub gets. The stub looks its Python up on PATH and takes libpython by name."""
-    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
+    env = processes.HEAP | {key: value for key, value in os.environ.items() if key not in ("PYTHONHOME", "PYTHONPATH")}
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), env.get("PATH", os.defpath)))
     env |= {"SIGHTLINE_PRODUCTS": str(settings.products.resolve()), "SIGHTLINE_RUN": run}
     env |= settings.outside.environment()
