@@ -21,6 +21,7 @@ from line_fake import Memory, Pictures, check_history, truth
 from PIL import Image
 from sightline.line import Line, Pace, Record, Store
 from sightline.line.jsonl import Jsonl
+from sightline.line.stats import Stats
 from waiting import within
 
 PARTS, TAKT_S = 500, 0.02
@@ -37,6 +38,8 @@ class Moody:
     def _answer(self, call: Call) -> Iterator[dict[str, object]]:
         if self.mood == "refusing":
             raise Refuse(grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: queue full: 64 requests are in flight")
+        if self.mood == "strict":
+            raise Refuse(grpc.StatusCode.NOT_FOUND, "NOT_FOUND: PRODUCT: 'nobody' is not enrolled")
         if self.mood == "broken":
             raise Refuse(grpc.StatusCode.INTERNAL, "lisa: RuntimeError")
         time.sleep(1.0 if self.mood == "slow" else 0.003)
@@ -113,13 +116,13 @@ def test_500_parts_while_the_server_is_killed_slowed_and_refusing(server: Moody,
     print(stats.line(), dict(reasons))
 
 
-def run_line(folder: Path, url: str, source: Pictures, sink: Memory, pace: Pace) -> Line:
+def run_line(folder: Path, url: str, source: Pictures, sink: Memory, pace: Pace) -> Stats:
     store = Store(folder, "cell")
     with sightline.Client(url, timeout=pace.timeout) as client:
         line = Line("cell", client, source, {"memory": sink}, store, pace)
-        line.run()
+        stats = line.run()
     store.close()
-    return line
+    return stats
 
 
 def test_back_pressure_waits_or_spools(server: Moody, tmp_path: Path) -> None:
@@ -131,6 +134,17 @@ def test_back_pressure_waits_or_spools(server: Moody, tmp_path: Path) -> None:
         assert check_history(sink.got) == {number: truth(number) for number in range(1, 9)}
         refused = [record.error["message"] for record in sink.got if record.error]
         assert not refused if policy == "wait" else refused == ["queue full: 1 parts of this line are waiting"] * len(refused) != []
+
+
+def test_what_is_refused_does_not_hold_up_the_end(server: Moody, tmp_path: Path) -> None:
+    """A product that nobody has enrolled: the line ends, and inspects its parts when it is started after the enrolment."""
+    server.mood, sink, pace = "strict", Memory(), Pace(0.001, timeout=2)
+    began = time.monotonic()
+    stats = run_line(tmp_path, server.url, Pictures(5), sink, pace)
+    assert stats.spooled == stats.not_inspected == 5 and time.monotonic() - began < 10
+    assert {record.error["type"] for record in sink.got if record.error} == {"UnknownProduct"}
+    server.mood = "well"
+    assert run_line(tmp_path, server.url, Pictures(0), Memory(), pace).corrected == 5
 
 
 def test_what_was_left_is_found_by_the_next_start(server: Moody, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol, Unpack
 
 from ..calls import Options
-from ..errors import InvalidInput, NotInspected, ServerFault, Timeout
+from ..errors import InvalidInput, NotInspected, ServerFault, Timeout, UnknownProduct
 from ..pictures import encode
 from ..report import Report
 from .parts import Part, Result
@@ -19,7 +19,8 @@ from .turns import Turns
 
 AGAIN_S, AGAIN_MAX_S = 0.25, 5.0
 LOOK_S = 0.1
-POSTPONED = {kind.__name__ for kind in (Timeout, ServerFault, InvalidInput)}
+POSTPONED = {kind.__name__ for kind in (Timeout, ServerFault, InvalidInput, UnknownProduct)}
+REFUSED = {kind.__name__ for kind in (InvalidInput, UnknownProduct)}
 
 
 class Client(Protocol):
@@ -79,6 +80,12 @@ class Reinspection:
     def __init__(self, inspector: Inspector, timeout: float, store: Store, turns: Turns, idle: Callable[[], bool]) -> None:
         self._inspector, self._timeout, self._store, self._turns, self._idle = inspector, timeout, store, turns, idle
         self._number = 0
+        self._refused: set[int] = set()
+
+    @property
+    def refused(self) -> int:
+        """Parts of the spool whose request was refused when it was last made: they wait for somebody to put something right."""
+        return len(self._refused)
 
     def run(self, stopping: threading.Event) -> None:
         pause = AGAIN_S
@@ -99,6 +106,8 @@ class Reinspection:
         """Whether the part is off the spool."""
         self._number = part.number
         result = self._inspector.inspect(part, self._timeout)
+        refused = result.again and result.error is not None and result.error["type"] in REFUSED
+        (self._refused.add if refused else self._refused.discard)(part.number)
         if result.report:
             self._turns.correct(part, result)
         elif not result.again:

@@ -70,7 +70,7 @@ class Line:
         self._spool = Reinspection(self._inspector, pace.again, store, self._turns, self._queue.empty)
 
     def run(self, told: Callable[[Stats], None] | None = None, every: float = 10.0) -> Stats:
-        """Until the source has ended and its spool is empty, or `stop` is called. `told` gets the statistics now and then.
+        """Until the source has ended and nothing in the spool can be inspected, or `stop` is called; `told` gets the statistics now and then.
 
         Raises what the line cannot live with, as a full disk; parts taken in until then are found again by the next start.
         """
@@ -130,8 +130,8 @@ class Line:
             self._turns.end([part], stopped if self._late.is_set() else self._inspector.inspect(part, self._pace.timeout))
 
     def _await_spool(self) -> None:
-        """After the source's end: until every part has its verdict, or somebody stops the line."""
-        while (self._turns.unfinished() or self._store.spooled()) and not self._stopping.wait(LOOK_S):
+        """After the source's end: until every part has its verdict, or its request is refused, or somebody stops the line."""
+        while (self._turns.unfinished() or self._store.spooled() > self._spool.refused) and not self._stopping.wait(LOOK_S):
             pass
 
     def _keep(self, told: Callable[[Stats], None] | None, every: float) -> None:
