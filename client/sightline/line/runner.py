@@ -70,7 +70,7 @@ class Line:
         self._spool = Reinspection(self._inspector, pace.again, store, self._turns, self._queue.empty)
 
     def run(self, told: Callable[[Stats], None] | None = None, every: float = 10.0) -> Stats:
-        """Until the source has ended and nothing in the spool can be inspected, or `stop` is called; `told` gets the statistics now and then.
+        """Until the source has ended and nothing in the spool can be inspected, or `stop` is called. `told` gets the statistics at times.
 
         Raises what the line cannot live with, as a full disk; parts taken in until then are found again by the next start.
         """
