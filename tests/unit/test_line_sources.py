@@ -152,7 +152,7 @@ def test_a_video_file_is_taken_frame_by_frame(tmp_path: Path) -> None:
 
 
 def record(seq: int, **changes: object) -> Record:
-    whole = Record(seq, "cell", seq, "deep/pärt 1.png", 0.0, "anomaly", False, report((crack(),)), None)
+    whole = Record(seq, "cell", seq, "deep/pärt 1.png", 0.0, "anomaly", False, report((crack(),)), None, "first")
     return replace(whole, **changes)
 
 
@@ -172,8 +172,11 @@ def test_jsonl_holds_each_record_once_also_after_a_torn_line(tmp_path: Path) -> 
     sink.deliver(record(4, outcome="not_inspected", report=None, error={"type": "Timeout"}), lambda: None)
     sink.close()
     assert [json.loads(line)["seq"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
+    sink.open()
+    sink.deliver(record(1, history="second"), picture.getvalue)  # a new state folder: another part 1
+    sink.close()
     names = sorted(path.name for path in (tmp_path / "overlays").iterdir())
-    assert names == [f"{seq:09d}_p_rt_1.png" for seq in (1, 2, 3)]
+    assert names == ["000000001_p_rt_1_first.png", "000000001_p_rt_1_second.png", *(f"00000000{n}_p_rt_1_first.png" for n in (2, 3))]
 
 
 def test_jsonl_finds_the_last_of_many_long_lines(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from .parts import Load, Record
 
 @dataclass
 class Jsonl:
-    """A line for each record; with `overlays`, a picture for each verdict. Exactly once also when the process was killed, in a file
-    that no other line writes to.
+    """A line for each record; with `overlays`, a picture for each verdict, PART_NAME_HISTORY.png. Exactly once also when the process was
+    killed, in a file that no other line writes to.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Jsonl:
         if content is None or self.overlays is None:
             return
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(record.name).stem)[:80]
-        path = self.overlays / f"{record.part:09d}_{stem}.png"
+        path = self.overlays / f"{record.part:09d}_{stem}_{record.history[:8]}.png"  # a part's number is its history's own
         draft = path.with_suffix(".part")
         try:
             overlay(content, parse(json.dumps(record.report))).save(draft, "PNG")
