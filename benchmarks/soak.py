@@ -92,8 +92,8 @@ def segment(client: Client, picture: bytes) -> Answer:
 
 
 def cases(which: int = 0) -> dict[str, tuple[float, list[Case]]]:
-    """Each sort's share and its distinct requests. `which`: 0 or 1, of other pictures."""
-    pictures = [cell.path.read_bytes() for cell in spread(cells("test"), 48)[which::2]]
+    """Each sort's share and its distinct requests. `which`: 0 to 3, of other pictures each."""
+    pictures = [cell.path.read_bytes() for cell in spread(cells("test"), 96)[which::4]]
     rng = np.random.default_rng(SEED)
     huge = [_encoded(np.kron(rng.integers(0, 256, (20, 30), np.uint8), np.ones((150, 150), np.uint8)), "JPEG") for _ in range(2)]
     tiny = [_encoded(rng.integers(0, 256, (h, w), np.uint8), "PNG") for h, w in ((1, 1), (1, 9), (7, 2), (16, 16))]
@@ -175,8 +175,9 @@ def soak(target: Target, count: int) -> Seen:
 
 def warm(client: Client, pool: ThreadPoolExecutor) -> None:
     """Of one sort at once, and never seen before, as many as will be under way: a largest batch is not to look like a leak."""
-    for _, chosen in cases(1).values():
-        list(pool.map(lambda case: case.ask(client), chosen))
+    for which in (1, 2, 3):
+        for _, chosen in cases(which).values():
+            list(pool.map(lambda case: case.ask(client), chosen))
 
 
 def _name(answer: Answer) -> str:
