@@ -32,6 +32,13 @@ def count(backend: ModuleType, step: str, code: str, requests: int = 1) -> None:
         backend.Logger.log_warn(f"{step}: a failure is not counted: {error}")
 
 
+def forget() -> None:
+    """Give Triton its metrics back, while it can still be told: those that the interpreter's end finds let the process die of a signal."""
+    with _lock:
+        _metric.cache_clear()
+        _family.cache_clear()
+
+
 @cache
 def _family(backend: ModuleType) -> Any:
     """Kept as long as the process: a family that is dropped leaves the metrics port."""

@@ -205,6 +205,14 @@ def responses(request: Any) -> Iterator[Any]:
     return found
 
 
+def finish(*pools: ThreadPoolExecutor) -> None:
+    """For `finalize()` of every step: what is under way is answered, and nothing of Triton's outlives the stub's tie to it."""
+    for pool in pools:
+        pool.shutdown()
+    _ENDED.clear()
+    failures.forget()
+
+
 # --- answering from a thread pool -------------------------------------------------------------------------------------
 def answer_later(
     pool: ThreadPoolExecutor, requests: list[Any], names: Iterable[str], answer: Callable[[dict[str, np.ndarray], Job], Arrays], step: str

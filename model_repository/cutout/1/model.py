@@ -52,3 +52,6 @@ class TritonPythonModel:
         if "CUTOUT" in wanted:
             outputs["CUTOUT"] = steps.string(cutout.png(cutout.without_background(pixels, mask)))
         return outputs
+
+    def finalize(self):
+        steps.finish()

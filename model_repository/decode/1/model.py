@@ -49,4 +49,4 @@ class TritonPythonModel:
         steps.send_last(sender, last)
 
     def finalize(self):
-        self.pool.shutdown()
+        steps.finish(self.pool)

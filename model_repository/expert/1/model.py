@@ -30,4 +30,4 @@ class TritonPythonModel:
         return outputs | {"expert_clock": steps.clock(job.start_ns)}
 
     def finalize(self):
-        self.pool.shutdown()
+        steps.finish(self.pool)

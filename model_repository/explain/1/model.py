@@ -24,4 +24,4 @@ class TritonPythonModel:
         return {"answer": said["answer"], "tokens": said["tokens"], "explain_clock": steps.clock(job.start_ns)}
 
     def finalize(self):
-        self.pool.shutdown()
+        steps.finish(self.pool)

@@ -56,6 +56,5 @@ class TritonPythonModel:
             self.watcher.remove(outlet)
 
     def finalize(self):
-        self.pool.shutdown()
-        self.door.shutdown()
+        steps.finish(self.pool, self.door)
         self.watcher.stop()

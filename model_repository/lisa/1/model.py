@@ -25,4 +25,4 @@ class TritonPythonModel:
         return outputs | {"lisa_clock": steps.clock(job.start_ns)}
 
     def finalize(self):
-        self.pool.shutdown()
+        steps.finish(self.pool)

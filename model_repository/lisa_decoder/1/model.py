@@ -1,6 +1,6 @@
 """LISA's mask decoder on ONNX Runtime (production: a TensorRT plan); only slots in use are run."""
 
-from sightline_ensemble import onnx
+from sightline_ensemble import onnx, steps
 
 
 class TritonPythonModel:
@@ -11,3 +11,6 @@ class TritonPythonModel:
 
     def execute(self, requests):
         return onnx.answer(requests, self.run, "lisa_decoder")
+
+    def finalize(self):
+        steps.finish()

@@ -48,7 +48,7 @@ class Reply:
 
 
 class Instruments:
-    """Makes Triton's metric of each of ours, and keeps the families: a family that is dropped leaves the metrics port."""
+    """Makes Triton's metric of each of ours, and keeps the families: a family that is dropped leaves the metrics port, with its metrics."""
 
     def __init__(self):
         self.families = []
@@ -99,3 +99,5 @@ class TritonPythonModel:
 
     def finalize(self):
         self.engine.close()
+        self.instruments.families.clear()
+        steps.finish()

@@ -41,4 +41,4 @@ class TritonPythonModel:
         return {"REPORT": steps.string(json.dumps(self.products.answer(inputs, call, job.options.augment)))}
 
     def finalize(self):
-        self.pool.shutdown()
+        steps.finish(self.pool)

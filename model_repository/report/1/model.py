@@ -30,3 +30,6 @@ class TritonPythonModel:
         ledger.release(ticket)
         spans.make_up(request, "inspect", {**inputs, "report_clock": steps.clock(start)})
         return outputs
+
+    def finalize(self):
+        steps.finish()

@@ -1,6 +1,6 @@
 """SAM's mask decoder on ONNX Runtime (production: a TensorRT plan); requests without a prompt are not run."""
 
-from sightline_ensemble import onnx
+from sightline_ensemble import onnx, steps
 
 
 class TritonPythonModel:
@@ -10,3 +10,6 @@ class TritonPythonModel:
 
     def execute(self, requests):
         return onnx.answer(requests, self.run, "sam_decoder")
+
+    def finalize(self):
+        steps.finish()

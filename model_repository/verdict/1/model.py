@@ -26,3 +26,6 @@ class TritonPythonModel:
         ledger.check(ledger.as_ticket(inputs["ticket"]))
         outputs = verdict(inputs, frozenset(request.requested_output_names()), self.fusion)
         return outputs | {"verdict_clock": steps.clock(start)}
+
+    def finalize(self):
+        steps.finish()

@@ -1,6 +1,6 @@
 """The vision encoder on ONNX Runtime (production: a TensorRT plan)."""
 
-from sightline_ensemble import onnx
+from sightline_ensemble import onnx, steps
 
 
 class TritonPythonModel:
@@ -9,3 +9,6 @@ class TritonPythonModel:
 
     def execute(self, requests):
         return onnx.answer(requests, self.run, "vision_encoder")
+
+    def finalize(self):
+        steps.finish()
