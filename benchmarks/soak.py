@@ -202,9 +202,9 @@ def memory_rows(memory: list[tuple[int, dict[str, float]]]) -> list[dict[str, ob
     return [row | {name: round(found.get(name, 0.0), 2) for name in names} for row, (_, found) in zip(sums, memory, strict=True)]
 
 
-def slope(memory: list[tuple[int, float]]) -> float:
-    """MB per 1,000 requests over the last four fifths; the first fifth warms up."""
-    counts, values = np.array([pair for pair in memory if pair[0] > memory[-1][0] / 5]).T
+def slope(memory: list[tuple[int, float]], warm: float = 0.2) -> float:
+    """MB per 1,000 requests; the first fifth, or what `warm` says, warms up."""
+    counts, values = np.array([pair for pair in memory if pair[0] > memory[-1][0] * warm]).T
     return float(1000 * np.polyfit(counts, values, 1)[0])
 
 
@@ -225,8 +225,9 @@ def measure(target: Target, out: Path) -> list[Measure]:
         print(row)
     if target.process:
         write_csv(out / "soak_memory.csv", memory_rows(seen.memory))
-        growth = slope([(count, sum(of.values())) for count, of in seen.memory])
-        found.append(Measure("soak", "memory per 1,000 requests, idle", growth, "MB", len(seen.memory), "<= 1"))
+        sums = [(count, sum(of.values())) for count, of in seen.memory]
+        found.append(Measure("soak", "memory per 1,000 requests, idle", slope(sums), "MB", len(sums), "<= 1"))
+        found.append(Measure("soak", "the same over the second half", slope(sums, 0.5), "MB", len(sums) // 2))
         found.append(Measure("soak", "requests still admitted at the end", seen.left, "", 1, "<= 0"))
         found.append(Measure("soak", "restarts of the server", restarts(target), "", 1, "<= 0"))
     return found
