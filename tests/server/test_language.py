@@ -32,7 +32,7 @@ def text(grpc: triton.InferenceServerClient, **parameters: object) -> str:
 
 def streamed(grpc: triton.InferenceServerClient, **parameters: object) -> str:
     heard: queue.Queue = queue.Queue()
-    grpc.start_stream(lambda result, error: heard.put((result, error)), headers={"triton_grpc_error": "true"})
+    grpc.start_stream(lambda result, error: heard.put((result, error)))
     try:
         grpc.async_stream_infer("inspect_stream", inputs(), parameters=parameters or None, enable_empty_final_response=True)
         while True:
@@ -61,7 +61,9 @@ def test_temperature_and_seed_reach_the_model_by_both_ways(grpc):
 def test_bad_parameters_are_named(grpc, ask, bad):
     with pytest.raises(triton.InferenceServerException) as caught:
         ask(grpc, **bad)
-    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT", caught.value
+    # A stream that asks for statuses (`triton_grpc_error`) is ended by an error in a way that races inside 24.10: not here, ten times.
+    assert caught.value.status() in ("StatusCode.INVALID_ARGUMENT", None), caught.value
+    assert "INVALID_ARGUMENT: " in caught.value.message()
     assert next(iter(bad)) in caught.value.message() and "expected" in caught.value.message()
 
 
