@@ -65,7 +65,7 @@ class Call(Generic[T]):
         return replace(self, timeout=seconds, traceparent=header, request_id=trace.request_id(self.request_id or None))
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        return (*wire.METADATA, *((("traceparent", self.traceparent),) if self.traceparent else ()))
+        return (("traceparent", self.traceparent),) if self.traceparent else ()
 
     def message(self, seconds: float, region: Region | None = None) -> wire.Request:
         return wire.request(self.model, self.tensors, seconds, self.outputs, self.request_id, region)

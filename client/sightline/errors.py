@@ -9,8 +9,13 @@ import grpc
 # What Triton puts before a step's own line, and the status word that the line begins with.
 _PREFIX = re.compile(r"^(\[request id: [^\]]*\]\s*|in ensemble '[^']*',\s*)+")
 _WORD = re.compile(r"^(INVALID_ARGUMENT|NOT_FOUND|UNAVAILABLE|CANCELLED|INTERNAL): ")
-# A Triton that ends says so as NOT_FOUND once its models are gone, and in a stream without any status.
+# A Triton that ends says so as NOT_FOUND once its models are gone.
 _STOPPING = re.compile(r"server is stopping|has stopped accepting|has no available versions", re.IGNORECASE)
+# An error inside a stream has no gRPC status. A step's line begins with the word; Triton's own lines do not.
+_TRITONS = {
+    "UNAVAILABLE": re.compile(r"maximum queue size|request timeout expired", re.IGNORECASE),
+    "INVALID_ARGUMENT": re.compile(r"unexpected shape for input", re.IGNORECASE),
+}
 
 
 class NotInspected(Exception):
@@ -68,10 +73,8 @@ class ServerFault(NotInspected):
 
 def from_status(code: grpc.StatusCode, details: str | None, url: str = "") -> NotInspected:
     """The exception for a gRPC status and its text."""
-    status, message = code.name, _PREFIX.sub("", " ".join((details or "").split()))
-    if word := _WORD.match(message):
-        status = word[1] if status in ("INTERNAL", "UNKNOWN") else status
-        message = message[word.end() :]
+    word, message = _worded(" ".join((details or "").split()))
+    status = word if word and code.name in ("INTERNAL", "UNKNOWN") else code.name
     if _STOPPING.search(message):
         status = "UNAVAILABLE"
     kind = _class_of(status, message.lower())
@@ -81,6 +84,20 @@ def from_status(code: grpc.StatusCode, details: str | None, url: str = "") -> No
         cause = message.rpartition(": ")[2] if "last error: " in message else message
         message = f"no answer from {url or 'the server'} ({cause})"
     return kind(message or f"the server answered {status} without a word", status)
+
+
+def status_of(line: str) -> grpc.StatusCode:
+    """The status of an error inside a stream, from its text alone; INTERNAL where that does not tell."""
+    word, message = _worded(line)
+    word = word or next((status for status, own in _TRITONS.items() if own.search(message)), "INTERNAL")
+    return grpc.StatusCode[word]
+
+
+def _worded(line: str) -> tuple[str, str]:
+    """The status word that a step's line begins with, empty where there is none; and what it says."""
+    message = _PREFIX.sub("", line)
+    word = _WORD.match(message)
+    return (word[1], message[word.end() :]) if word else ("", message)
 
 
 def _class_of(status: str, text: str) -> type[NotInspected]:

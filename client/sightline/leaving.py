@@ -1,8 +1,9 @@
-"""Streams that their client leaves before the end.
+"""Streams, which always end as tritonserver expects it; up to 24.11 other ends may end the server itself.
 
-The server is told by a request of its own (parameter `cancel`: the stream's id), not by gRPC's cancellation: that one races with the
-answers inside tritonserver up to 24.11 (server#7368, #8034), which may end, or never serve a stream again. gRPC's follows where the
-server has not ended the stream within LEAVE_S.
+Who leaves a stream tells the server by a request of its own (parameter `cancel`: the stream's id), not by gRPC's cancellation: that one
+races with the answers (server#7368, #8034). gRPC's follows where the server has not ended the stream within LEAVE_S. An error comes as
+a message, and the stream is read on to its end: Triton's other way, the header `triton_grpc_error`, cancels the stream to give it a
+status, with the same race.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import grpc
 
+from .errors import status_of
 from .wire import Request, StreamResponse, leaving
 
 LEAVE_S = 5.0
@@ -34,10 +36,25 @@ class Overdue(grpc.RpcError):
         return "Deadline Exceeded"
 
 
+class Failed(grpc.RpcError):
+    """An error message inside a stream, in gRPC's words."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(line)
+        self._line = line
+
+    def code(self) -> grpc.StatusCode:
+        return status_of(self._line)
+
+    def details(self) -> str:
+        return self._line
+
+
 class Stream:
     """A stream under way, read by a thread of its own: so the deadline holds whatever the server does, and what is left is read to its end.
 
-    `cancel` may come from any thread; who iterates hears of it as CANCELLED, and of the deadline as Overdue.
+    `cancel` may come from any thread; who iterates hears of it as CANCELLED, of an error message as Failed (once the stream has ended),
+    and of the deadline as Overdue.
     """
 
     def __init__(self, stub: Any, request: Request, seconds: float, metadata: Metadata) -> None:
@@ -49,15 +66,28 @@ class Stream:
 
     def __iter__(self) -> Iterator[StreamResponse]:
         while True:
-            try:
-                heard = self._heard.get(timeout=max(0.0, self._end - time.monotonic()))
-            except Empty:
-                raise Overdue from None
+            heard = self._next()
             if heard is None:
                 return
-            if isinstance(heard, grpc.RpcError):
-                raise heard
+            if heard.error_message:
+                self._rest()
+                raise Failed(heard.error_message)
             yield heard
+
+    def _next(self) -> StreamResponse | None:
+        """None at the stream's end."""
+        try:
+            heard = self._heard.get(timeout=max(0.0, self._end - time.monotonic()))
+        except Empty:
+            raise Overdue from None
+        if isinstance(heard, grpc.RpcError):
+            raise heard
+        return heard
+
+    def _rest(self) -> None:
+        with suppress(grpc.RpcError):
+            while self._next():
+                pass
 
     def cancel(self) -> threading.Thread | None:
         """Begins to end it. The thread that is over when it has ended; None where it had ended before."""
@@ -102,7 +132,16 @@ class AsyncStream:
                 raise Overdue from None
             if response is grpc.aio.EOF:
                 return
+            if response.error_message:
+                await self._rest()
+                raise Failed(response.error_message)
             yield response
+
+    async def _rest(self) -> None:
+        with suppress(grpc.RpcError, TimeoutError):
+            async with asyncio.timeout(self._end - time.monotonic()):
+                while await self._next() is not grpc.aio.EOF:
+                    pass
 
     async def _next(self) -> Any:
         if self._reading is None:

@@ -7,10 +7,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-import grpc
 import numpy as np
 
-from .errors import InvalidInput, ServerFault, from_status
+from .errors import InvalidInput, ServerFault
 from .pictures import Picture, encode
 from .protocol import message
 from .report import Complete, Event, Piece, Report, Segment, Verdict, parse
@@ -19,7 +18,6 @@ from .shared import LEAST, Region
 Request: TypeAlias = Any  # protobuf messages
 Response: TypeAlias = Any
 StreamResponse: TypeAlias = Any
-METADATA = (("triton_grpc_error", "true"),)  # without it an error inside a stream has no status
 ANSWER = ("REPORT", "HEATMAP")  # the mask is in the report as runs: a full one would be a byte for each pixel
 
 
@@ -201,8 +199,6 @@ class StreamReader:
 
     def read(self, response: StreamResponse) -> Event | None:
         """The event of a response; None for an empty one that carries the final flag alone."""
-        if response.error_message:
-            raise from_status(grpc.StatusCode.INTERNAL, response.error_message)
         answer = response.infer_response
         names = {output.name for output in answer.outputs}
         if "REPORT" in names:

@@ -100,9 +100,10 @@ def refuse(grpc: triton.InferenceServerClient, status: str, *words: str, model: 
 
 
 def check_error(error: InferenceServerException, status: str, *words: str) -> str:
-    """Its status, one line, no trace, no path, and all of `words` (the input's name, what was expected)."""
+    """Its status, one line, no trace, no path, and all of `words` (the input's name, what was expected). A stream's error has its status
+    as the first word of its line."""
     line = error.message()
-    assert error.status() in (f"StatusCode.{status}", status), f"{error.status()}: {line}"
+    assert error.status() in (f"StatusCode.{status}", status) or not error.status() and line.startswith(f"{status}: "), line
     assert line and "\n" not in line.strip() and "Traceback" not in line, line
     assert not re.search(r"(?<![\w.])/\w[\w.-]*/|\.py\b|line \d+, in ", line), line
     for word in words:

@@ -81,7 +81,7 @@ def status(client, model: str = "inspect", **values) -> tuple[str, str]:
 
 def stream(client, metadata=None, timeout=None, **values) -> list:
     answers: queue.Queue = queue.Queue()
-    client.start_stream(lambda result, error: answers.put(error or result), headers={"triton_grpc_error": "true"})
+    client.start_stream(lambda result, error: answers.put(error or result))
     client.async_stream_infer("inspect_stream", as_inputs(values), enable_empty_final_response=True, timeout=timeout)
     found = []
     while True:
@@ -201,7 +201,7 @@ def test_stream_errors_keep_their_code(client):
     for values, code in (({"IMAGE": b"x"}, "INVALID_ARGUMENT"), ({"IMAGE": picture(), "PRODUCT": "none"}, "NOT_FOUND")):
         with pytest.raises(triton.InferenceServerException) as caught:
             stream(client, **values)
-        assert caught.value.status() == f"StatusCode.{code}"
+        assert caught.value.message().startswith(f"{code}: ")
 
 
 def test_timeout(client):
@@ -211,7 +211,7 @@ def test_timeout(client):
     assert caught.value.status() == "StatusCode.UNAVAILABLE" and "timeout" in caught.value.message()
     with pytest.raises(triton.InferenceServerException) as caught:
         stream(client, IMAGE=picture(), PROMPT="slow", timeout=150_000)
-    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    assert caught.value.message().startswith("UNAVAILABLE: ")
     assert time.monotonic() - start < 3
 
 

@@ -17,8 +17,10 @@ Handler = Callable[["Call"], Iterator[dict[str, Any]]]
 
 
 class Refuse(Exception):
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        self.code, self.message = code, message
+    """An error of the server; `torn`: of the connection, which ends a stream."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, torn: bool = False) -> None:
+        self.code, self.message, self.torn = code, message, torn
 
 
 class Call:
@@ -67,26 +69,31 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelReadyResponse(ready=True)
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
-        return next(self._answer(request, context))
+        try:
+            return next(self._answer(request, context))
+        except Refuse as refuse:
+            context.abort(refuse.code, refuse.message)
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         for request in requests:
             if "cancel" in request.parameters:
                 self.left.append(request.parameters["cancel"].string_param)
                 continue
-            for response in self._answer(request, context):
-                if request.id in self.left:
-                    context.abort(grpc.StatusCode.CANCELLED, "CANCELLED: the client left")
-                yield service_pb2.ModelStreamInferResponse(infer_response=response)
+            try:
+                for response in self._answer(request, context):
+                    if request.id in self.left:
+                        raise Refuse(grpc.StatusCode.CANCELLED, "CANCELLED: the client left")
+                    yield service_pb2.ModelStreamInferResponse(infer_response=response)
+            except Refuse as refuse:  # as Triton does: a text without a status, and the stream goes on
+                if refuse.torn:
+                    context.abort(refuse.code, refuse.message)
+                yield service_pb2.ModelStreamInferResponse(error_message=refuse.message)
 
     def _answer(self, request: Any, context: Any) -> Iterator[Any]:
         call = Call(request, context)
         self.calls.append(call)
-        try:
-            for outputs in self.handler(call):
-                yield _response(outputs, call.id)
-        except Refuse as refuse:
-            context.abort(refuse.code, refuse.message)
+        for outputs in self.handler(call):
+            yield _response(outputs, call.id)
 
 
 def _response(outputs: dict[str, Any], name: str = "") -> Any:

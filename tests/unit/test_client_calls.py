@@ -30,7 +30,7 @@ def test_inspect_sends_only_what_is_given(server, client):
     call = server.calls[0]
     assert found.anomaly and found.mask.sum() == 48 and found.heatmap.shape == (3, 4)
     assert list(call.inputs) == ["IMAGE"] and call.id and 19_900_000 < call.timeout_us <= 20_000_000
-    assert call.metadata["triton_grpc_error"] == "true" and call.outputs == ["REPORT", "HEATMAP"]
+    assert call.outputs == ["REPORT", "HEATMAP"]
     assert 19 < call.context.time_remaining() <= 20 or not call.context.is_active()
 
 
@@ -60,7 +60,8 @@ def test_stream_gives_the_verdict_first(server, client):
     assert isinstance(first, sightline.Verdict) and isinstance(last, sightline.Complete) and first.report.mask.any()
     assert all(isinstance(piece, sightline.Piece) for piece in pieces) and len(pieces) == 4
     assert first.text + "".join(piece.text for piece in pieces) == last.report.text
-    assert server.calls[0].model == "inspect_stream" and server.calls[0].metadata["triton_grpc_error"] == "true"
+    assert server.calls[0].model == "inspect_stream"
+    assert "triton_grpc_error" not in server.calls[0].metadata  # with it an error cancels the stream, which may end the server
 
 
 @pytest.mark.parametrize("cut", [[], [{"REPORT": json.dumps(report()), "TEXT": "No"}], [{"TEXT": "No"}]])

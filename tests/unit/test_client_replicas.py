@@ -134,7 +134,7 @@ def test_a_stream_goes_to_another_replica_before_it_began_and_never_after(pair: 
 
     def cut(call: object) -> Iterator[dict[str, object]]:
         yield {"REPORT": json.dumps(report()), "TEXT": "No"}
-        raise Refuse(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        raise Refuse(grpc.StatusCode.UNAVAILABLE, "Socket closed", torn=True)
 
     torn, sound = FakeTriton(cut), FakeTriton(answer)
     with sightline.Client(f"{sound.url},{torn.url}") as client, pytest.raises(sightline.Unreachable):
