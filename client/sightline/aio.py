@@ -187,7 +187,7 @@ class Client(Connection):
                 code = await done.code()
                 attempt.settle(code is grpc.StatusCode.OK)
                 if code is grpc.StatusCode.OK:
-                    attempt.replica.answered()
+                    race.won(attempt.replica, [other.replica for other in running.values()])
                     return call.answer(await done)
                 error = self._error(call, attempt.replica, code, await done.details())
                 if attempt.region_is_lost(error) and attempt.replica.shared:

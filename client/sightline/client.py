@@ -160,7 +160,7 @@ class Client(Connection):
                 attempt = running.pop(done)
                 attempt.settle(done.code() is grpc.StatusCode.OK)
                 if done.code() is grpc.StatusCode.OK:
-                    attempt.replica.answered()
+                    race.won(attempt.replica, [other.replica for other in running.values()])
                     return call.answer(done.result())
                 error = self._error(call, attempt.replica, done.code(), done.details())
                 if attempt.region_is_lost(error) and attempt.replica.shared:

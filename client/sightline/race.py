@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .errors import InvalidInput, NotInspected, UnknownProduct
 from .policy import Budget, Policy, backoff
@@ -76,6 +76,13 @@ class Race:
             self._plan(backoff(len(self._tried)))
             self._paid = self._wake is not None
         return others or self._wake is not None
+
+    def won(self, replica: Replica, running: Iterable[Replica]) -> None:
+        """The answer came from `replica`, before those that are `running` still: who had a start and lost it may hang."""
+        replica.answered()
+        for other in running:
+            if self._tried.index(other) < self._tried.index(replica):
+                other.outrun(self._clock())
 
     def _may_go_on(self) -> bool:
         return not self._paid and len(self._tried) < self._attempts and len(self._tried) < len(self._among)

@@ -16,6 +16,7 @@ from .protocol import Service
 from .shared import Region, Shared
 
 INT32_MAX = 2**31 - 1
+OUTRUNS = 3  # in a row; then a replica rests as if it had failed
 GRACE_S = 600.0  # until the connection to an address that is gone is ended: what it was sent last may run so long (enrolling)
 ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 CHANNEL: tuple[tuple[str, str | int], ...] = (
@@ -44,15 +45,21 @@ class Replica:
         self.stub: Any = Service(channel)
         self.shared: Shared | None = None
         self.rests_until = 0.0
-        self._failures = 0
+        self._failures = self._outruns = 0
 
     def failed(self, now: float) -> None:
         if now >= self.rests_until:  # requests that fail together count once
             self._failures += 1
             self.rests_until = now + rest(self._failures)
 
+    def outrun(self, now: float) -> None:
+        """Another replica was asked later and answered first."""
+        self._outruns += 1
+        if self._outruns >= OUTRUNS:
+            self.failed(now)
+
     def answered(self) -> None:
-        self._failures, self.rests_until = 0, 0.0
+        self._failures, self._outruns, self.rests_until = 0, 0, 0.0
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,19 @@ def test_hedging_is_decided_by_the_first_answer_and_cancels_the_other(pair: tupl
     assert len(pair[0].ids) == 3 and len(pair[1].ids) == 6
 
 
+def test_a_server_that_is_outrun_again_and_again_loses_its_turn(pair: tuple[Counted, Counted]) -> None:
+    """It hangs: without a rest it would use up what may be hedged, and the requests after that would wait for their deadline."""
+    pair[0].slow_s = 5.0
+    with sightline.Client(both(pair), timeout=2, hedge_after=0.05) as client:
+        assert all(client.inspect(b"bad").anomaly for _ in range(20))
+        assert len(pair[0].ids) == 3
+        for server in pair:
+            server.slow_s = 0.2  # slower than the hedge, but answering: neither is rested for that
+        pair[0].ids.clear()
+        time.sleep(1.2)
+        assert all(client.inspect(b"bad").anomaly for _ in range(4)) and len(pair[0].ids) >= 2
+
+
 def test_hedging_stays_within_the_budget(pair: tuple[Counted, Counted]) -> None:
     for server in pair:
         server.slow_s = 0.06

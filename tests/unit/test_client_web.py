@@ -117,6 +117,14 @@ def test_clicks_make_a_box_in_pixels_of_the_picture(plant: Plant, fake: FakeTrit
     assert actions.click(first["session"], 36 * 12, 24 * 12)["box"] == "", "a box holds something"
 
 
+def test_a_pull_makes_a_box_whatever_was_clicked_before() -> None:
+    session = actions.click(pictures.opened("part.png", picture()), 1.0, 1.0)["session"]
+    width, height = session.seen.size
+    update = actions.drag(session, f"{36 * 12 / width} {24 * 12 / height} {4 * 12 / width} {6 * 12 / height} 1")
+    assert update["box"] == "4, 6, 36, 24" and update["session"].corner is None
+    assert actions.drag(pictures.opened("broken.png", b"no picture"), "0 0 1 1 2") == {}, "nothing is shown, so nothing is pulled over"
+
+
 def test_words_from_outside_are_no_markup() -> None:
     told = words.verdict(sightline.report.parse(json.dumps(report(text="<b>"))), "<script>.png", "<img src=//x>")
     told += words.products([{"name": "a", "description": "<i>"}]) + words.server("<u>", True) + words.note("<s>")

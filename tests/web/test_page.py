@@ -62,7 +62,7 @@ def test_two_clicks_set_a_box(user: User, client: sightline.Client) -> None:
     user.see("#hint", "opposite corner")
     user.click_at(0.15, 0.1)
     user.see("#hint", "only the part inside")
-    box = [float(value) for value in user.page.input_value("#box input, #box textarea").split(",")]
+    box = user.box()
     assert np.abs(np.array(box) - [45, 30, 255, 270]).max() <= 3
     user.inspect()
     report = client.inspect(GOOD, box=box)
@@ -70,8 +70,27 @@ def test_two_clicks_set_a_box(user: User, client: sightline.Client) -> None:
     expected = draw.marked(to_rgb(GOOD), report, SCALE)
     assert (np.asarray(expected) == draw.PART).all(-1).any() and alike(user.result(), expected)
     user.page.click("#clear")
-    user.see("#hint", "Two clicks")
-    assert user.page.input_value("#box input, #box textarea") == ""
+    user.see("#hint", "Pull a box")
+    assert user.box() == []
+
+
+def test_a_box_is_pulled_over_the_picture(user: User, client: sightline.Client) -> None:
+    user.give(GOOD)
+    user.pull(0.85, 0.9, 0.15, 0.1)
+    user.see("#hint", "Box ")
+    assert np.abs(np.array(user.box()) - [45, 30, 255, 270]).max() <= 2
+    user.shoot("box")
+    user.inspect()
+    report = client.inspect(GOOD, box=user.box())
+    assert report.part is not None and f"score {report.score_text}" in user.banner()
+    user.pull(0.5, 0.5, 1.4, 1.2)  # another one, which ends at the picture's edge
+    user.page.wait_for_function("() => document.querySelector('#box input, #box textarea').value === '150, 150, 300, 300'")
+    user.page.click("#clear")
+    user.see("#hint", "Pull a box")
+    user.pull(0.5, 0.5, 1.4, 1.2)  # the same once more
+    user.see("#hint", "Box 150, 150, 300, 300")
+    user.click_at(0.2, 0.2)  # clicks are still corners
+    user.see("#hint", "opposite corner")
 
 
 def test_what_is_not_inspected_has_no_verdict(user: User, tmp_path: Path) -> None:

@@ -85,6 +85,22 @@ class User:
         assert box is not None
         self.page.mouse.click(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
 
+    def pull(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        """The mouse, held down from one place of the part's picture to the other; it may leave the picture."""
+        box = self.page.locator("#view img").bounding_box()
+        assert box is not None
+        mouse = self.page.mouse
+        mouse.move(box["x"] + box["width"] * x0, box["y"] + box["height"] * y0)
+        mouse.down()
+        mouse.move(box["x"] + box["width"] * x1, box["y"] + box["height"] * y1, steps=5)
+        expect(self.page.locator("#band")).to_be_visible()
+        mouse.up()
+        expect(self.page.locator("#band")).to_have_count(0)
+
+    def box(self) -> list[float]:
+        """The numbers in the field."""
+        return [float(value) for value in self.page.input_value("#box input, #box textarea").split(",") if value.strip()]
+
     def ask(self, question: str) -> str:
         """A further question; its answer when it is complete."""
         self.page.fill("#question textarea", question)

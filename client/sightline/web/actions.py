@@ -47,6 +47,16 @@ def click(session: Session, x: float, y: float) -> Update:
     }  # fmt: skip
 
 
+def drag(session: Session, corners: str) -> Update:
+    """A box pulled over the picture: two corners, `x y x y` in shares of its sides, and the pull's number."""
+    if session.seen is None:
+        return {}
+    width, height = session.seen.size
+    x0, y0, x1, y1, _ = map(float, corners.split())
+    begun = click(pictures.without_corner(session), x0 * width, y0 * height)
+    return click(begun["session"], x1 * width, y1 * height)
+
+
 def type_box(session: Session, text: str) -> Update:
     """The box by numbers; an empty field clears it."""
     now = pictures.without_corner(session)

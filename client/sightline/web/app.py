@@ -44,6 +44,7 @@ def made(setup: Setup) -> Any:
     import gradio
     from fastapi import FastAPI
 
+    from .drag import SCRIPT
     from .page import build
     from .theme import CSS, theme
 
@@ -52,7 +53,7 @@ def made(setup: Setup) -> Any:
     app.add_middleware(Headers)
     return gradio.mount_gradio_app(
         app, build(Plant(setup, samples)), path="/", server_name=setup.host, server_port=setup.port, footer_links=[], run_history=False,
-        show_error=True, max_file_size=LARGEST, ssr_mode=False, theme=theme(gradio.themes), css=CSS, mcp_server=False,
+        show_error=True, max_file_size=LARGEST, ssr_mode=False, theme=theme(gradio.themes), css=CSS, js=SCRIPT, mcp_server=False,
         enable_monitoring=False,
     )  # fmt: skip
 

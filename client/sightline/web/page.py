@@ -51,6 +51,7 @@ class Page:
                 height="auto", elem_id="samples", interactive=False,
             )  # fmt: skip
         part["view"] = gr.Image(label="The part", interactive=False, buttons=[], format="png", height=340, elem_id="view")
+        self.drag = gr.Textbox(elem_id="drag", show_label=False, container=False)  # not shown: drag.SCRIPT writes it
         part["hint"] = gr.HTML(words.note(words.HINT), elem_id="hint", padding=False)
         with gr.Row(equal_height=True):
             part["box"] = gr.Textbox(
@@ -133,6 +134,7 @@ class Page:
         if plant.samples:
             self.samples.select(**self._event(self._sample, []), cancels=running)
         part["view"].select(**self._event(self._click, [session]))
+        self.drag.change(**self._event(self._once(actions.drag), [session, self.drag]))
         for event in (part["box"].submit, part["box"].blur):
             event(**self._event(self._once(actions.type_box), [session, part["box"]]))
         self.clear.click(**self._event(self._once(actions.clear_box), [session]))

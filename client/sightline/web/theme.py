@@ -6,7 +6,7 @@ from typing import Any
 
 FONTS = ["system-ui", "Segoe UI", "Roboto", "Liberation Sans", "DejaVu Sans", "sans-serif"]
 MONO = ["ui-monospace", "Consolas", "Liberation Mono", "monospace"]
-# draw.NORMAL and draw.ANOMALY: told apart by every kind of colour vision.
+# draw.NORMAL, draw.ANOMALY, draw.PART: told apart by every kind of colour vision.
 CSS = """
 .gradio-container { max-width: 1500px !important; margin: 0 auto !important; } .gradio-container main { width: 100%; }
 #header { align-items: center; } #title h1 { margin: 0; font-size: 1.6rem; font-weight: 700; color: var(--body-text-color); }
@@ -42,7 +42,9 @@ CSS = """
 .scroll { overflow-x: auto; } table.products { width: 100%; border-collapse: collapse; }
 table.products th, table.products td { text-align: left; padding: 6px 10px; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
-#view img { cursor: crosshair; }
+#view img { cursor: crosshair; user-select: none; } #drag { display: none; }
+#band { position: fixed; z-index: 1000; pointer-events: none; border: 2px solid rgb(86, 180, 233);
+  box-shadow: 0 0 0 1px #000, inset 0 0 0 1px #000; }
 """
 
 

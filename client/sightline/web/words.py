@@ -10,7 +10,7 @@ from ..feedback import Effect
 from ..report import Report
 
 EMPTY = '<div class="banner idle" role="status">Drop a picture of a part, then press <b>Inspect</b>.</div>'
-HINT = "Two clicks on the picture set a box: then only the part inside is inspected."
+HINT = "Pull a box over the picture, or click two of its corners: then only the part inside is inspected."
 CORNER = "First corner set. Click the opposite corner."
 
 
