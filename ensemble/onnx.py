@@ -1,9 +1,13 @@
-"""The engine steps on a CPU: one ONNX graph in ONNX Runtime, requests of equal shapes together."""
+"""The engine steps on a CPU: one ONNX graph in ONNX Runtime, one picture (of decoders: one mask) a run.
+
+Several at once gain no time there: 8 take 7 to 8 times as long as one, in each of the four tiny graphs (2 cores). But ONNX Runtime keeps the
+memory of the largest run that ever was (SAM's encoder: 456 instead of 34 MB), and what is said of a picture would depend, in its last
+digits, on the others beside it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,91 +43,67 @@ def graph(model_dir: Path | str) -> tuple[onnxruntime.InferenceSession, Run]:
 
 
 def parts(run: Run) -> Run:
-    """SAM's mask decoder: prompts without a point (every label -1) get zeros, and pictures without a prompt are not run."""
+    """SAM's mask decoder, prompt by prompt: those without a point (every label -1) get zeros and are not run."""
 
     def run_prompted(inputs: Arrays) -> Arrays:
-        prompted, side = (inputs["point_labels"] >= 0).any(axis=2), 4 * inputs["image_embedding"].shape[-1]  # [B, P]
+        embedding, coords, labels = inputs["image_embedding"], inputs["point_coords"], inputs["point_labels"]
+        prompted, side = (labels >= 0).any(axis=2), 4 * embedding.shape[-1]  # [B, P]
         masks, ious = np.zeros((*prompted.shape, side, side), np.float32), np.zeros(prompted.shape, np.float32)
-        rows = np.flatnonzero(prompted.any(axis=1))
-        if len(rows):
-            found, used = run({name: value[rows] for name, value in inputs.items()}), prompted[rows]
-            masks[prompted], ious[prompted] = found["low_res_masks"][used], found["iou_predictions"][used]
+        for row, prompt in np.argwhere(prompted):
+            one = np.s_[row : row + 1], np.s_[prompt : prompt + 1]
+            found = run({"image_embedding": embedding[one[0]], "point_coords": coords[one], "point_labels": labels[one]})
+            masks[one], ious[one] = found["low_res_masks"], found["iou_predictions"]
         return {"low_res_masks": masks, "iou_predictions": ious}
 
     return run_prompted
 
 
 def defects(run: Run, slots: int | None) -> Run:
-    """LISA's mask decoder: only slots in use (rows that are not all zero) are run; the others get `NO_MASK`.
+    """LISA's mask decoder, slot by slot: only slots in use (rows that are not all zero) are run; the others get `NO_MASK`.
 
     Args:
-        slots: the graph's own number of slots where it is fixed.
+        slots: the graph's own number of slots where it is fixed; these are run together.
     """
 
     def run_used(inputs: Arrays) -> Arrays:
         embedding, vectors = inputs["image_embedding"], inputs["seg_embeddings"]
-        count, width, side = len(vectors), vectors.shape[1], 4 * embedding.shape[-1]
-        used = vectors.any(axis=2).sum(axis=1)  # slots are filled from the first on
+        (count, width), side, together = vectors.shape[:2], 4 * embedding.shape[-1], slots or 1
         masks, ious = np.full((count, width, side, side), NO_MASK, np.float32), np.zeros((count, width), np.float32)
-        for number in sorted(set(used.tolist()) - {0}):
-            rows, take = np.flatnonzero(used == number), slots or number
-            found = run({"image_embedding": embedding[rows], "seg_embeddings": np.ascontiguousarray(vectors[rows, :take])})
-            masks[rows, :number] = found["low_res_masks"][:, :number]
-            ious[rows, :number] = found["iou_predictions"][:, :number]
+        for row, used in enumerate(vectors.any(axis=2).sum(axis=1)):  # slots are filled from the first on
+            one = np.s_[row : row + 1]
+            for slot in range(0, used, together):
+                some, filled = np.s_[slot : slot + together], np.s_[slot : min(slot + together, used)]
+                found = run({"image_embedding": embedding[one], "seg_embeddings": np.ascontiguousarray(vectors[one, some])})
+                masks[one, filled] = found["low_res_masks"][:, : used - slot]
+                ious[one, filled] = found["iou_predictions"][:, : used - slot]
         return {"low_res_masks": masks, "iou_predictions": ious}
 
     return run_used
 
 
-def groups(batch: list[Arrays], largest: int) -> list[list[int]]:
-    """Indices of requests whose inputs have equal shapes, at most `largest` rows in a group."""
-    by_shape: dict[tuple, list[list[int]]] = defaultdict(list)
-    rows: dict[tuple, int] = defaultdict(int)
-    for index, inputs in enumerate(batch):
-        key = tuple((name, value.shape[1:]) for name, value in sorted(inputs.items()))
-        size = len(next(iter(inputs.values())))
-        if not by_shape[key] or rows[key] + size > largest:
-            by_shape[key].append([])
-            rows[key] = 0
-        by_shape[key][-1].append(index)
-        rows[key] += size
-    return [group for found in by_shape.values() for group in found]
+def pictures(run: Run) -> Run:
+    """An encoder, picture by picture."""
 
+    def run_each(inputs: Arrays) -> Arrays:
+        count = len(next(iter(inputs.values())))
+        found = [run({name: value[row : row + 1] for name, value in inputs.items()}) for row in range(count)]
+        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
-def run_together(batch: list[Arrays], run: Run) -> list[Arrays]:
-    """Each request's outputs, from one run of their concatenated inputs."""
-    outputs = run({name: np.concatenate([inputs[name] for inputs in batch]) for name in batch[0]})
-    ends = np.cumsum([len(next(iter(inputs.values()))) for inputs in batch])[:-1]
-    split = {name: np.split(value, ends) for name, value in outputs.items()}
-    return [{name: value[index] for name, value in split.items()} for index in range(len(batch))]
+    return run_each
 
 
 def answer(requests: list[Any], run: Run, model: str) -> list[Any]:
-    """The responses of one `execute()`; where a joint run fails each request is run alone, so that none harms another."""
+    """The responses of one `execute()`. None harms another: each is run by itself."""
     failures.declare(steps.backend(), model)
-    start, spec = time.monotonic_ns(), MODELS[model]
-    batch = [{tensor.name: steps.array(request, tensor.name) for tensor in spec.inputs} for request in requests]
-    responses: list[Any] = [None] * len(requests)
-    for group in groups(batch, spec.max_batch_size):
-        try:
-            found: list[Arrays | Exception] = list(run_together([batch[i] for i in group], run))
-        except Exception:
-            found = [_alone(batch[i], run) for i in group]
-        for index, outputs in zip(group, found, strict=True):
-            responses[index] = _respond(requests[index], outputs, start, model)
-    return responses
+    return [_respond(request, run, model) for request in requests]
 
 
-def _alone(inputs: Arrays, run: Run) -> Arrays | Exception:
+def _respond(request: Any, run: Run, model: str) -> Any:
+    start = time.monotonic_ns()
     try:
-        return run(inputs)
+        outputs = run({tensor.name: steps.array(request, tensor.name) for tensor in MODELS[model].inputs})
     except Exception as error:
-        return error
-
-
-def _respond(request: Any, outputs: Arrays | Exception, start_ns: int, model: str) -> Any:
-    if isinstance(outputs, Exception):
-        return steps.failure(outputs, model, request.request_id())
+        return steps.failure(error, model, request.request_id())
     rows = len(next(iter(outputs.values())))
-    named: Mapping[str, np.ndarray] = {**outputs, f"{model}_clock": np.repeat(steps.clock(start_ns), rows, axis=0)}
+    named: Mapping[str, np.ndarray] = {**outputs, f"{model}_clock": np.repeat(steps.clock(start), rows, axis=0)}
     return steps.response(named, request.requested_output_names())

@@ -5,7 +5,8 @@ from sightline_ensemble import onnx, steps
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.session, self.run = onnx.graph(args["model_repository"])
+        self.session, run = onnx.graph(args["model_repository"])
+        self.run = onnx.pictures(run)
 
     def execute(self, requests):
         return onnx.answer(requests, self.run, "vision_encoder")
