@@ -1,7 +1,7 @@
 """The engine steps on a CPU: one ONNX graph in ONNX Runtime, one picture (of decoders: one mask) a run.
 
-Several at once gain no time there: 8 take 7 to 8 times as long as one, in each of the four tiny graphs (2 cores). But ONNX Runtime keeps the
-memory of the largest run that ever was (SAM's encoder: 456 instead of 34 MB), and what is said of a picture would depend, in its last
+Several at once gain no time there: 8 take 7 to 8 times as long as one, in each of the four tiny graphs (2 cores). But ONNX Runtime keeps
+the memory of the largest run that ever was (SAM's encoder: 456 instead of 34 MB), and what is said of a picture would depend, in its last
 digits, on the others beside it.
 """
 
@@ -37,6 +37,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 def graph(model_dir: Path | str) -> tuple[onnxruntime.InferenceSession, Run]:
     """The artefact of a model, and a function from named inputs to named outputs."""
+    steps.give_way()
     loaded = session(load_manifest(model_dir).path("model.onnx"))
     names, known = [output.name for output in loaded.get_outputs()], {tensor.name for tensor in loaded.get_inputs()}
     return loaded, lambda inputs: dict(zip(names, loaded.run(names, {n: v for n, v in inputs.items() if n in known}), strict=True))

@@ -7,6 +7,7 @@ so it is imported inside functions.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from .parameters import Options, Sampling
 
 Arrays = Mapping[str, np.ndarray]
 Parameters = Mapping[str, bool | int | str]  # all that a request by BLS can carry
+NICE = 5  # a third of the share that others get
 _ENDED: deque[Any] = deque(maxlen=256)  # see `responses`
 
 
@@ -80,6 +82,12 @@ def backend() -> ModuleType:
     import triton_python_backend_utils as pb_utils
 
     return pb_utils
+
+
+def give_way() -> None:
+    """For a step that computes for long on a CPU, before it makes its threads: where cores are few, who admits, refuses and answers goes
+    first."""
+    os.nice(NICE)
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------

@@ -65,6 +65,8 @@ class TritonPythonModel:
         self.instruments = Instruments()
         folder = load_manifest(Path(args["model_repository"])).folder
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
+        if device == "cpu":
+            steps.give_way()
         self.engine = Engine.load(folder, ledger.state, meter=Meter(self.instruments), on=device)
         pb_utils.Logger.log_info(self.engine.describe())
 
