@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from sightline_ensemble.contract import MODELS
-from sightline_ensemble.onnx import parts
+from sightline_ensemble.onnx import NO_MASK, defects, parts, pictures
 from sightline_export.graphs import LisaDecoder, SamDecoder
 from sightline_export.onnx_file import write_onnx
 from sightline_export.sam_decoder import MaskDecoder, PromptEncoder
@@ -120,14 +120,36 @@ def test_prompts_without_points_are_zero(sam_graph):
     image, (coords, labels) = torch.randn(3, 256, GRID, GRID), prompts_of(3, 2, 2)
     labels[0], labels[1, 1] = -1, -1
     runs = []
-    found = parts(lambda arrays: runs.append(len(arrays["point_labels"])) or run(arrays))(
+    found = parts(lambda arrays: runs.append(arrays["point_labels"].shape) or run(arrays))(
         {"image_embedding": image.numpy(), "point_coords": coords.numpy(), "point_labels": labels.numpy()}
     )
-    assert runs == [2]  # pictures: the first has no prompt at all
+    assert runs == [(1, 1, 2)] * 3  # prompt by prompt, those that have a point
     expected = graph(image, coords, labels)[0]
     expected[0], expected[1, 1] = 0, 0
     np.testing.assert_allclose(found["low_res_masks"], expected.numpy(), atol=1e-4)
     assert (found["iou_predictions"] != 0).tolist() == [[False, False], [True, False], [True, True]]
+
+
+@pytest.mark.parametrize(("slots", "sizes"), [(None, [1, 1, 1, 1]), (3, [3, 3])])
+def test_slots_in_use_are_run_one_by_one_where_the_graph_allows_it(slots, sizes):
+    """Their number is what the vectors say; all of them together only where the graph's own number is fixed."""
+    vectors, runs = np.zeros((3, 3, 2), np.float32), []
+    vectors[0, 0], vectors[2] = 1, [[2, 2], [3, 3], [4, 4]]
+
+    def run(arrays):
+        values = arrays["seg_embeddings"][:, :, 0]
+        runs.append(values.shape[1])
+        return {"low_res_masks": np.tile(values[:, :, None, None], (1, 1, 8, 8)), "iou_predictions": values}
+
+    found = defects(run, slots)({"image_embedding": np.zeros((3, 1, 2, 2), np.float32), "seg_embeddings": vectors})
+    assert runs == sizes and found["iou_predictions"].tolist() == [[1, 0, 0], [0, 0, 0], [2, 3, 4]]
+    assert found["low_res_masks"][:, :, 0, 0].tolist() == [[1, NO_MASK, NO_MASK], [NO_MASK] * 3, [2, 3, 4]]
+
+
+def test_an_encoder_runs_picture_by_picture():
+    runs = []
+    found = pictures(lambda arrays: runs.append(len(arrays["x"])) or {"y": arrays["x"] * 2})({"x": np.arange(6).reshape(3, 2)})
+    assert runs == [1, 1, 1] and found["y"].tolist() == [[0, 2], [4, 6], [8, 10]]
 
 
 @torch.inference_mode()
